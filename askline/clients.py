@@ -1,0 +1,41 @@
+"""boto3 clients for a target. With the embedded cloud every call goes to its address, with its own keys.
+
+A local target never falls back on AWS: a service without an address is an error, and the person's own
+credentials are not read.
+"""
+
+from typing import Any
+
+from askline.errors import LocalCloudError
+from askline.records import Target
+
+#: The embedded cloud's root keys; they open nothing else.
+LOCAL_ACCESS_KEY_ID = "test"
+LOCAL_SECRET_ACCESS_KEY = "test"
+LOCAL_HUB_TOKEN = "hf_local"
+
+
+def aws_client(target: Target, service: str, **config: Any) -> Any:
+    """Return a boto3 client for ``service`` (``s3``, ``sagemaker``, ``sagemaker-runtime`` …) at ``target``.
+
+    ``config`` goes to :class:`botocore.config.Config` (``read_timeout`` and the like).
+
+    Raises
+    ------
+    LocalCloudError
+        If the embedded cloud has no such service.
+    """
+    import boto3
+    from botocore.config import Config
+
+    options = Config(**{"retries": {"mode": "standard", "max_attempts": 5}, **config})
+    if target.kind == "aws":
+        return boto3.session.Session(region_name=target.region).client(service, config=options)  # type: ignore[call-overload]
+    if service not in target.endpoints:
+        raise LocalCloudError(f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}")
+    session = boto3.session.Session(
+        aws_access_key_id=LOCAL_ACCESS_KEY_ID, aws_secret_access_key=LOCAL_SECRET_ACCESS_KEY, region_name=target.region
+    )
+    if service == "s3":
+        options = options.merge(Config(s3={"addressing_style": "path"}))
+    return session.client(service, endpoint_url=target.endpoints[service], config=options)  # type: ignore[call-overload]

@@ -1,0 +1,207 @@
+"""The one configuration of the pipeline: the same model fills the command line, a TOML file, environment
+variables and the Prefect form.
+
+Frozen, and strict about unknown keys. It holds no secret: credentials come from AWS's own chain, from ``HF_TOKEN``
+or from a Prefect block.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+MEMORY_TIERS_MB = Literal[1024, 2048, 3072, 4096, 5120, 6144]
+
+
+class Section(BaseModel):
+    """Base of every group of options."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class DatasetConfig(Section):
+    """Where the questions and answers come from, and how they are split."""
+
+    source: str = Field("sample", min_length=1)
+    """A Hugging Face dataset id (owner/name), a file or folder, s3://… or https://…; "sample" is the biography that comes with askline."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset; the default is the newest commit, which is recorded."""
+    subset: str | None = None
+    """Configuration (sub-folder or name) of a Hub dataset that has several."""
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "squad"] = "auto"
+    """Format of a file; "auto" goes by its name and content."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """Column separator of a CSV; the default is found from its content."""
+    encoding: str | None = None
+    """Text encoding, for example latin-1; the default is found from the bytes."""
+    question_column: str | None = None
+    """Column with the questions; the default is found by its name."""
+    answer_column: str | None = None
+    """Column with the answers; the default is found by its name."""
+    group_column: str | None = None
+    """Column that says which rows ask for the same fact; rows of one group never fall on two sides of a split."""
+    split_by: Literal["auto", "group", "answer", "wording"] = "auto"
+    """How to split a dataset without splits: by group, by answer, or "wording" for unseen wordings of seen facts. "auto": by group where a group column is named, else by answer."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the rows held out for the evaluation, where the dataset has no test split."""
+    seed: int = Field(13, ge=0)
+    """Seed of the split."""
+    unanswerable: str = "I don't know"
+    """The answer that marks a question as out of scope."""
+    max_rejected: Fraction = 0.1
+    """Share of rows that may be rejected (blank, duplicate …) before the run stops."""
+
+
+class TrainingConfig(Section):
+    """How the model is fine-tuned. What is left empty takes the default that suits the base."""
+
+    base: str = Field("scratch", min_length=1)
+    """A Hub id such as google/flan-t5-base, a local folder, or "scratch": a small T5 trained from the dataset alone."""
+    base_revision: str | None = None
+    """Branch, tag or commit of the base on the Hub."""
+    prompt: str = "question: {question} answer:"
+    """The prompt template, used by training, evaluation, serving and the API alike."""
+    epochs: float | None = Field(None, gt=0, le=1000)
+    """Passes over the training questions; default 6 for a pretrained base."""
+    max_steps: int | None = Field(None, ge=1)
+    """Optimizer steps, instead of epochs; default 500 for "scratch"."""
+    batch_size: int | None = Field(None, ge=1, le=4096)
+    """Questions per step; default 4, for "scratch" 64."""
+    learning_rate: float | None = Field(None, gt=0, le=1)
+    """Peak learning rate; default 3e-4, for "scratch" 2e-3."""
+    weight_decay: float = Field(0.01, ge=0, le=1)
+    """AdamW weight decay."""
+    max_source_tokens: int = Field(128, ge=8, le=4096)
+    """A longer prompt is truncated."""
+    max_target_tokens: int = Field(64, ge=4, le=1024)
+    """A longer answer is truncated, and generation stops there."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor has it."""
+    augment: bool | None = None
+    """Vary the wording of training questions; default on for "scratch", off for a pretrained base."""
+    checkpoint_steps: int = Field(100, ge=1)
+    """Optimizer steps between two checkpoints."""
+    seed: int = Field(42, ge=0)
+    """Seed of the initial weights, the order and the augmentation."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _prompt_has_a_place_for_the_question(cls, value: str) -> str:
+        if value.count("{question}") != 1:
+            raise ValueError("the prompt template must hold {question} exactly once")
+        return value
+
+    @model_validator(mode="after")
+    def _epochs_or_steps(self) -> Self:
+        if self.epochs is not None and self.max_steps is not None:
+            raise ValueError("give either epochs or max_steps, not both")
+        return self
+
+
+class EvaluationConfig(Section):
+    """How the model is measured, and what it must reach to be published and deployed."""
+
+    batch_size: int = Field(64, ge=1, le=4096)
+    """Questions generated together."""
+    min_exact_match: float = Field(0.5, ge=0, le=1)
+    """Gate: exact match on the held-out questions must be at least this."""
+    min_token_f1: float = Field(0.0, ge=0, le=1)
+    """Gate: token F1 on the held-out questions must be at least this."""
+    min_out_of_scope: float = Field(0.0, ge=0, le=1)
+    """Gate: share of out-of-scope questions answered with the unanswerable text, where the dataset has some."""
+    beat_base: bool = True
+    """Gate: exact match must not be below the untuned base's."""
+
+
+class HubConfig(Section):
+    """Where the model is published."""
+
+    push: Literal["auto", "always", "never"] = "auto"
+    """"auto" pushes when there is a token (the embedded Hub needs none); "always" fails without one."""
+    repo_id: str | None = None
+    """Repository, owner/name; default <your account>/askline-<MLKey>."""
+    private: bool = True
+    """Create the repository private."""
+    license: str = "apache-2.0"
+    """License in the model card."""
+
+
+class PackageConfig(Section):
+    """The archive that SageMaker serves."""
+
+    bucket: str | None = Field(None, min_length=3, max_length=63)
+    """S3 bucket; default askline-<account>-<region>, created when missing."""
+    prefix: str = "deploy"
+    """Folder in the bucket."""
+
+
+class DeployConfig(Section):
+    """The SageMaker endpoint."""
+
+    target: Literal["serverless"] = "serverless"
+    """Kind of endpoint."""
+    mlkey: str = Field("biography", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max_length=46)
+    """Name by which callers choose the model; the endpoint is serv-hf-endpoint-<MLKey>."""
+    memory_mb: MEMORY_TIERS_MB = 3072
+    """Memory of the serverless endpoint, in MB."""
+    max_concurrency: int = Field(5, ge=1, le=200)
+    """Requests answered at once before callers are throttled."""
+    role_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$")
+    """Execution role that SageMaker takes on; needed on AWS, created on the embedded cloud."""
+    image: str | None = None
+    """Container image; default the newest Hugging Face inference image for the region."""
+    tags: dict[str, str] = Field(default_factory=dict)
+    """Further tags on everything that is created."""
+    wait_seconds: int = Field(900, ge=10, le=3600)
+    """How long to wait for the endpoint to be in service."""
+
+
+class ApiConfig(Section):
+    """The HTTP API: Lambda behind API Gateway."""
+
+    enabled: bool = True
+    """Deploy the API."""
+    stack_name: str = Field("askline-api", pattern=r"^[a-zA-Z][-a-zA-Z0-9]{0,127}$")
+    """CloudFormation stack; one API serves every MLKey."""
+    stage: str = Field("default", pattern=r"^[a-zA-Z0-9_]{1,128}$")
+    """Stage name, the last part of the URL."""
+    auth: Literal["auto", "none", "iam"] = "auto"
+    """Who may call: "iam" (signed requests) or "none" (anyone). "auto" is "none" on the embedded cloud and "iam" on AWS."""
+
+
+class SmokeConfig(Section):
+    """The questions asked of the deployed endpoint and the API."""
+
+    questions: int = Field(8, ge=1, le=1000)
+    """How many held-out questions to ask."""
+    min_agreement: float = Field(1.0, ge=0, le=1)
+    """Share of answers that must equal the evaluation's."""
+
+
+class PipelineConfig(Section):
+    """From a Q&A dataset to an API that answers."""
+
+    target: Literal["local", "aws"] = "local"
+    """Where to deploy: the embedded cloud on this machine, or AWS."""
+    region: str = Field("us-east-1", pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
+    """AWS region."""
+    state_dir: Path = Path(".askline")
+    """Folder for artifacts, checkpoints, reports and the embedded cloud's state."""
+    dataset: DatasetConfig = DatasetConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    hub: HubConfig = HubConfig()
+    package: PackageConfig = PackageConfig()
+    deploy: DeployConfig = DeployConfig()
+    api: ApiConfig = ApiConfig()
+    smoke: SmokeConfig = SmokeConfig()
+
+    @model_validator(mode="after")
+    def _aws_needs_a_role(self) -> Self:
+        if self.target == "aws" and self.deploy.role_arn is None:
+            raise ValueError(
+                "deploy.role_arn is needed when target is aws: the IAM role that SageMaker takes on to read the archive "
+                "(arn:aws:iam::<account>:role/<name>)"
+            )
+        return self

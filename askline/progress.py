@@ -1,0 +1,13 @@
+"""How a step says how far it is, without knowing who listens."""
+
+from typing import Protocol
+
+
+class Progress(Protocol):
+    """Called with the share that is done (0 to 1) and a few words, as often as the step likes."""
+
+    def __call__(self, share: float, message: str = "") -> None: ...
+
+
+def quiet(share: float, message: str = "") -> None:
+    """Listen to nothing."""

@@ -1,0 +1,223 @@
+"""The records that pass between steps: small, frozen, with a content address and the facts the next step needs.
+
+The bytes stay in the artifact store (:mod:`askline.store`); a record says where, with the sha256 to verify them by.
+"""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Record(BaseModel):
+    """Base of all records."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Target(Record):
+    """Where the calls go: AWS and the Hub, or the embedded cloud. Holds addresses only, never credentials."""
+
+    kind: Literal["local", "aws"]
+    region: str
+    endpoints: dict[str, str] = Field(default_factory=dict)
+    """boto3 service name (``s3``, ``sagemaker-runtime`` …) to URL; empty on AWS."""
+    hub: str = "https://huggingface.co"
+    prefect_api: str | None = None
+    prefect_ui: str | None = None
+
+
+class SourceRef(Record):
+    """A dataset's source, resolved to something that cannot change."""
+
+    kind: Literal["hub", "file", "s3", "https"]
+    location: str
+    """Hub id, absolute path, or URL."""
+    revision: str
+    """Commit sha of a Hub dataset, else the sha256 (or S3 version/ETag) of the content."""
+    subset: str | None = None
+
+
+class DatasetRef(Record):
+    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl``, ``profile.json``.
+
+    Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``.
+    """
+
+    sha256: str
+    """Address of the ``dataset`` artifact."""
+    source: SourceRef
+    splits: dict[str, int]
+    """Rows by split."""
+    rejected: int
+    question_column: str
+    answer_column: str
+    split_by: Literal["existing", "group", "answer", "wording"]
+    unanswerable: str
+    warnings: tuple[str, ...] = ()
+    """Findings that a person should read, such as conflicting answers."""
+
+
+class ModelRef(Record):
+    """A fine-tuned checkpoint that ``from_pretrained`` reads, with ``askline.json`` and ``training_log.jsonl`` beside it."""
+
+    sha256: str
+    """Address of the ``model`` artifact."""
+    base: str
+    base_revision: str | None
+    """Commit sha of the base on the Hub; None for a folder or "scratch"."""
+    dataset_sha256: str
+    prompt: str
+    parameters: int
+    steps: int
+    epochs: float
+    train_loss: float
+    precision: str
+    seconds: float
+    max_source_tokens: int
+    max_target_tokens: int
+
+
+class SplitScores(Record):
+    """Scores of one answerer on one set of questions; shares between 0 and 1."""
+
+    questions: int
+    exact_match: float
+    token_f1: float
+    rouge_l: float
+
+
+class Scores(Record):
+    """The evaluation: scores by split and baselines, with the predictions in ``predictions.jsonl``.
+
+    Each line there is ``{"split", "question", "answer", "prediction", "exact_match", "token_f1", "in_scope"}``.
+    """
+
+    sha256: str
+    """Address of the ``scores`` artifact."""
+    model_sha256: str
+    train: SplitScores
+    test: SplitScores
+    """In-scope held-out questions only."""
+    out_of_scope: SplitScores | None
+    """Held-out questions whose right answer is the unanswerable text; None where the dataset has none."""
+    false_abstention: float
+    """Share of in-scope held-out questions wrongly answered with the unanswerable text."""
+    baselines: dict[str, SplitScores]
+    """``untuned base``, ``nearest question`` and ``logistic regression`` on the same in-scope held-out questions."""
+    out_of_scope_baselines: dict[str, SplitScores] = Field(default_factory=dict)
+    seconds: float
+
+
+class Gate(Record):
+    """Whether the model is good enough to be published and deployed, and why not."""
+
+    passed: bool
+    reasons: tuple[str, ...] = ()
+
+
+class HubRef(Record):
+    """Where the model was published, or why it was not."""
+
+    repo_id: str | None
+    url: str | None
+    commit: str | None
+    tag: str | None
+    skipped: str | None = None
+
+
+class PackageRef(Record):
+    """The ``package`` artifact: one ``model.tar.gz``."""
+
+    sha256: str
+    """Address of the ``package`` artifact."""
+    archive_sha256: str
+    """sha256 of ``model.tar.gz`` itself."""
+    size: int
+    """Bytes of the archive."""
+    unpacked_size: int
+    model_sha256: str
+    members: tuple[str, ...]
+
+
+class UploadRef(Record):
+    """The archive in S3."""
+
+    bucket: str
+    key: str
+    uri: str
+    archive_sha256: str
+    version_id: str | None
+    reused: bool
+    """True where the same bytes were there already."""
+
+
+class EndpointRef(Record):
+    """A SageMaker endpoint in service."""
+
+    name: str
+    arn: str
+    mlkey: str
+    model_name: str
+    config_name: str
+    image: str
+    memory_mb: int
+    max_concurrency: int
+    action: Literal["created", "updated", "unchanged"]
+    seconds: float
+
+
+class ApiRef(Record):
+    """The HTTP API."""
+
+    url: str
+    """Stage URL with a trailing slash, as curl takes it."""
+    stack_name: str
+    stack_id: str
+    auth: Literal["none", "iam"]
+    action: Literal["created", "updated", "unchanged"]
+
+
+class SmokeAnswer(Record):
+    """One question asked of the deployed endpoint."""
+
+    question: str
+    expected: str
+    evaluated: str
+    """What the evaluation's model answered."""
+    answered: str
+    """What the endpoint answered."""
+    seconds: float
+
+
+class SmokeRef(Record):
+    """The deployed endpoint and API were asked and gave the evaluation's answers."""
+
+    asked: int
+    agreed: int
+    answers: tuple[SmokeAnswer, ...]
+    api_checked: bool
+    cold_start_seconds: float
+
+
+class PipelineReport(Record):
+    """What a run did, kept as ``report.json``."""
+
+    run_id: str
+    run_name: str
+    state: Literal["Promoted", "NotPromoted"]
+    started: str
+    seconds: float
+    target: Target
+    config: dict[str, Any]
+    dataset: DatasetRef
+    model: ModelRef
+    scores: Scores
+    gate: Gate
+    hub: HubRef | None = None
+    package: PackageRef | None = None
+    upload: UploadRef | None = None
+    endpoint: EndpointRef | None = None
+    api: ApiRef | None = None
+    smoke: SmokeRef | None = None
+    steps: dict[str, float] = Field(default_factory=dict)
+    """Seconds by step."""

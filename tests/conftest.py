@@ -1,0 +1,95 @@
+"""Fixtures for all tests, and the settings that keep every test on this machine."""
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from askline.records import Target
+
+# Before anything imports huggingface_hub, boto3 or Prefect, which read these once.
+for _name in [name for name in os.environ if name.startswith("AWS_")]:
+    del os.environ[_name]
+for _name in (
+    "HF_TOKEN",
+    "HUGGING_FACE_HUB_TOKEN",
+    "HF_ENDPOINT",
+    "HF_HUB_OFFLINE",
+    "PREFECT_API_URL",
+    "PREFECT_API_KEY",
+):
+    os.environ.pop(_name, None)
+os.environ.update(
+    {
+        # A call that is meant for the embedded cloud and goes astray finds no credentials that are worth anything.
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_UPDATE_DOWNLOAD_COUNTS": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_CLI_PROMPT": "false",
+        "DO_NOT_TRACK": "1",
+        "NO_PROXY": "127.0.0.1,localhost,::1",
+        "no_proxy": "127.0.0.1,localhost,::1",
+    }
+)
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def local_cloud(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m local_cloud`` as a person would."""
+    return subprocess.run(
+        [sys.executable, "-m", "local_cloud", *arguments],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+@contextlib.contextmanager
+def running_cloud(state_dir: Path, *options: str) -> Iterator[Target]:
+    """Run an embedded cloud for as long as the block lasts."""
+    try:
+        done = local_cloud("up", "--json", "--state-dir", str(state_dir), *options)
+        assert done.returncode == 0, done.stderr
+        yield Target.model_validate_json(done.stdout)
+    finally:
+        local_cloud("down", "--state-dir", str(state_dir))
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """An embedded cloud for the whole session, without the Prefect server. Tests share it: choose names of your own."""
+    with running_cloud(tmp_path_factory.mktemp("cloud"), "--without", "prefect") as target:
+        yield target
+
+
+@pytest.fixture(scope="session")
+def cloud_with_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Another one, with the Prefect server; it takes 10 to 30 s to start."""
+    with running_cloud(tmp_path_factory.mktemp("cloud-with-prefect")) as target:
+        yield target
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A loopback port on which nothing listens."""
+    with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -11,8 +11,8 @@ from askline.records import Target
 
 #: The embedded cloud's root keys; they open nothing else.
 LOCAL_ACCESS_KEY_ID = "test"
-LOCAL_SECRET_ACCESS_KEY = "test"
-LOCAL_HUB_TOKEN = "hf_local"
+LOCAL_SECRET_ACCESS_KEY = "test"  # noqa: S105
+LOCAL_HUB_TOKEN = "hf_local"  # noqa: S105
 
 
 def aws_client(target: Target, service: str, **config: Any) -> Any:
@@ -32,7 +32,9 @@ def aws_client(target: Target, service: str, **config: Any) -> Any:
     if target.kind == "aws":
         return boto3.session.Session(region_name=target.region).client(service, config=options)  # type: ignore[call-overload]
     if service not in target.endpoints:
-        raise LocalCloudError(f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}")
+        raise LocalCloudError(
+            f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}"
+        )
     session = boto3.session.Session(
         aws_access_key_id=LOCAL_ACCESS_KEY_ID, aws_secret_access_key=LOCAL_SECRET_ACCESS_KEY, region_name=target.region
     )

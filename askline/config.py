@@ -8,10 +8,17 @@ or from a Prefect block.
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-MEMORY_TIERS_MB = Literal[1024, 2048, 3072, 4096, 5120, 6144]
+
+
+def _digits_to_int(value: object) -> object:
+    return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+#: The memory sizes that SageMaker offers for serverless endpoints; text from a command line is taken for a number.
+MemoryTier = Annotated[Literal[1024, 2048, 3072, 4096, 5120, 6144], BeforeValidator(_digits_to_int)]
 
 
 class Section(BaseModel):
@@ -24,7 +31,8 @@ class DatasetConfig(Section):
     """Where the questions and answers come from, and how they are split."""
 
     source: str = Field("sample", min_length=1)
-    """A Hugging Face dataset id (owner/name), a file or folder, s3://… or https://…; "sample" is the biography that comes with askline."""
+    """A Hugging Face dataset id (owner/name), a file or folder, s3://… or https://…; "sample" is the biography that
+    comes with askline."""
     revision: str | None = None
     """Branch, tag or commit of a Hub dataset; the default is the newest commit, which is recorded."""
     subset: str | None = None
@@ -42,7 +50,8 @@ class DatasetConfig(Section):
     group_column: str | None = None
     """Column that says which rows ask for the same fact; rows of one group never fall on two sides of a split."""
     split_by: Literal["auto", "group", "answer", "wording"] = "auto"
-    """How to split a dataset without splits: by group, by answer, or "wording" for unseen wordings of seen facts. "auto": by group where a group column is named, else by answer."""
+    """How to split a dataset without splits: by group, by answer, or "wording" for unseen wordings of seen facts.
+    "auto" goes by group where there is a group column, else by answer."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
     """Share of the rows held out for the evaluation, where the dataset has no test split."""
     seed: int = Field(13, ge=0)
@@ -143,7 +152,7 @@ class DeployConfig(Section):
     """Kind of endpoint."""
     mlkey: str = Field("biography", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max_length=46)
     """Name by which callers choose the model; the endpoint is serv-hf-endpoint-<MLKey>."""
-    memory_mb: MEMORY_TIERS_MB = 3072
+    memory_mb: MemoryTier = 3072
     """Memory of the serverless endpoint, in MB."""
     max_concurrency: int = Field(5, ge=1, le=200)
     """Requests answered at once before callers are throttled."""
@@ -167,7 +176,7 @@ class ApiConfig(Section):
     stage: str = Field("default", pattern=r"^[a-zA-Z0-9_]{1,128}$")
     """Stage name, the last part of the URL."""
     auth: Literal["auto", "none", "iam"] = "auto"
-    """Who may call: "iam" (signed requests) or "none" (anyone). "auto" is "none" on the embedded cloud and "iam" on AWS."""
+    """Who may call: "iam" (signed requests) or "none" (anyone). "auto" is "none" on the embedded cloud, else "iam"."""
 
 
 class SmokeConfig(Section):
@@ -201,7 +210,7 @@ class PipelineConfig(Section):
     def _aws_needs_a_role(self) -> Self:
         if self.target == "aws" and self.deploy.role_arn is None:
             raise ValueError(
-                "deploy.role_arn is needed when target is aws: the IAM role that SageMaker takes on to read the archive "
-                "(arn:aws:iam::<account>:role/<name>)"
+                "deploy.role_arn is needed when target is aws: the IAM role that SageMaker takes on to read the "
+                "archive (arn:aws:iam::<account>:role/<name>)"
             )
         return self

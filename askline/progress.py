@@ -6,7 +6,8 @@ from typing import Protocol
 class Progress(Protocol):
     """Called with the share that is done (0 to 1) and a few words, as often as the step likes."""
 
-    def __call__(self, share: float, message: str = "") -> None: ...
+    def __call__(self, share: float, message: str = "") -> None:
+        """Hear that ``share`` (0 to 1) is done."""
 
 
 def quiet(share: float, message: str = "") -> None:

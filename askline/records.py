@@ -3,6 +3,7 @@
 The bytes stay in the artifact store (:mod:`askline.store`); a record says where, with the sha256 to verify them by.
 """
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,7 +39,8 @@ class SourceRef(Record):
 
 
 class DatasetRef(Record):
-    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl``, ``profile.json``.
+    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl`` and
+    ``profile.json``.
 
     Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``.
     """
@@ -58,7 +60,7 @@ class DatasetRef(Record):
 
 
 class ModelRef(Record):
-    """A fine-tuned checkpoint that ``from_pretrained`` reads, with ``askline.json`` and ``training_log.jsonl`` beside it."""
+    """A fine-tuned checkpoint that ``from_pretrained`` reads, with ``askline.json`` and ``training_log.jsonl``."""
 
     sha256: str
     """Address of the ``model`` artifact."""
@@ -221,3 +223,11 @@ class PipelineReport(Record):
     smoke: SmokeRef | None = None
     steps: dict[str, float] = Field(default_factory=dict)
     """Seconds by step."""
+
+
+class Run(Record):
+    """What every step of one run shares; not part of any cache key, since it shapes no result."""
+
+    run_id: str
+    state_dir: Path
+    target: Target

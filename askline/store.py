@@ -79,7 +79,9 @@ class ArtifactStore:
         """
         folder = self.path(kind, sha256)
         if not folder.is_dir():
-            raise ArtifactError(f"the {kind} artifact {sha256[:12]} is not in {self.root}; run the flow again to remake it")
+            raise ArtifactError(
+                f"the {kind} artifact {sha256[:12]} is not in {self.root}; run the flow again to remake it"
+            )
         found = sha256_of_folder(folder)
         if found != sha256:
             raise ArtifactError(
@@ -113,5 +115,5 @@ class Draft:
                 return sha256
             shutil.rmtree(final)
         self.folder.chmod(0o755)
-        os.replace(self.folder, final)
+        self.folder.replace(final)
         return sha256

@@ -1,0 +1,49 @@
+"""From a Q&A dataset to an API that answers, as one flow.
+
+::
+
+    python -m flows.full_pipeline                                 # all defaults, nothing needed
+    python -m flows.full_pipeline --dataset.source my.csv         # your own questions and answers
+    python -m flows.full_pipeline --config configs/aws.toml       # Flan-T5 and your AWS account
+
+Finished steps are remembered: the same command again goes on where the last run stopped. Exit codes: 0 promoted,
+1 failed, 2 wrong option, 3 finished but not promoted, 130 interrupted.
+"""
+
+import sys
+
+if __name__ == "__main__":
+    # Before Prefect is imported: --help answers at once, and Prefect reads its settings at import.
+    from flows.launch import launch
+
+    sys.exit(launch())
+
+from prefect import flow
+from prefect.states import Completed, State
+
+from askline.config import PipelineConfig
+from tasks import steps
+from tasks.prefect_support import run_step
+from tasks.report import Findings, write_report
+from tasks.run import open_run, run_name
+
+
+@flow(name="askline", flow_run_name=run_name)
+def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: B008 - frozen
+    """Take a Q&A dataset and end with an API that answers."""
+    run = open_run(config)
+    found = Findings(config, run)
+    source = run_step(steps.resolve_source, config.dataset, run)
+    dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))
+    model = found.keep(run_step(steps.fine_tune, config.training, dataset, run))
+    scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, run))
+    gate = found.keep(run_step(steps.check_gate, config.evaluation, scores, dataset, run))
+    if not gate.passed:
+        return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
+    found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
+    package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, run))
+    upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
+    endpoint = found.keep(run_step(steps.deploy_serverless, config.deploy, upload, package, run))
+    api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run)) if config.api.enabled else None
+    found.keep(run_step(steps.smoke_invoke, config.smoke, endpoint, api, scores, package, dataset, run))
+    return Completed(name="Promoted", data=write_report(found, "Promoted"))

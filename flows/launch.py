@@ -1,0 +1,77 @@
+"""What happens around the flow when a person starts it in a terminal: options, servers, messages, exit code.
+
+Nothing heavy is imported before the options are known to be right.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from askline.command_line import load_config
+from askline.config import PipelineConfig
+from askline.console import show_steps
+from askline.errors import AsklineError, ConfigError
+from askline.records import PipelineReport, Target
+
+FAILED, WRONG_OPTION, NOT_PROMOTED, INTERRUPTED = 1, 2, 3, 130
+
+
+def launch(arguments: Sequence[str] | None = None) -> int:
+    """Run the pipeline as ``python -m flows.full_pipeline`` does and return the exit code."""
+    try:
+        config = load_config(arguments)
+    except ConfigError as error:
+        return _refuse(error, WRONG_OPTION)
+    console = show_steps()
+    console.say(
+        f"askline: {config.dataset.source} → {config.training.base} → MLKey {config.deploy.mlkey} ({config.target})"
+    )
+    try:
+        with console.step("start") as line:
+            target = _start(config)
+            line.done("the embedded cloud is up" if target.kind == "local" else f"AWS {target.region}")
+        report = _run(config)
+    except KeyboardInterrupt:
+        console.say("Interrupted. What is finished is kept: the same command goes on from there.")
+        return INTERRUPTED
+    except AsklineError as error:
+        return _refuse(error, FAILED)
+    from tasks.report import summary
+
+    console.say(summary(report))
+    return 0 if report.state == "Promoted" else NOT_PROMOTED
+
+
+def _refuse(error: AsklineError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
+    return code
+
+
+def _start(config: PipelineConfig) -> Target:
+    from tasks.connect import connect
+
+    own_server = "PREFECT_API_URL" not in os.environ
+    target = connect(config, with_prefect=own_server)
+    home = config.state_dir.resolve() / "prefect"
+    defaults = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_LOCAL_STORAGE_PATH": str(home / "results"),
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # one line per step; the whole log is in the UI
+        "PREFECT_CLI_COLORS": "false",
+    }
+    if own_server and target.prefect_api:
+        defaults["PREFECT_API_URL"] = target.prefect_api
+        defaults["PREFECT_UI_URL"] = target.prefect_ui or ""
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+    return target
+
+
+def _run(config: PipelineConfig) -> PipelineReport:
+    from flows.full_pipeline import full_pipeline
+
+    state = full_pipeline(config, return_state=True)
+    report = state.result()
+    if not isinstance(report, PipelineReport):
+        raise AsklineError(f"the flow ended as {state.name} without a report")
+    return report

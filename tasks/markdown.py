@@ -1,0 +1,96 @@
+"""Records as Markdown, for the artifacts in the Prefect UI."""
+
+import json
+from typing import Any
+
+from askline.records import ApiRef, DatasetRef, EndpointRef, Scores, SmokeRef, SplitScores
+from askline.store import ArtifactStore
+from tasks.words import percent
+
+_MOST_WRONG_ANSWERS = 200
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table; bars and line breaks in cells are escaped."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(_cell(cell) for cell in line) + " |" for line in lines)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def dataset(record: DatasetRef, store: ArtifactStore) -> str:
+    """Return the dataset's profile."""
+    facts = [
+        ["source", f"`{record.source.location}`"],
+        ["revision", f"`{record.source.revision}`"],
+        ["columns", f"`{record.question_column}` → `{record.answer_column}`"],
+        ["split", record.split_by],
+        *[[f"{name} rows", f"{count:,}"] for name, count in record.splits.items()],
+        ["rejected rows", f"{record.rejected:,}"],
+    ]
+    profile = json.loads((store.path("dataset", record.sha256) / "profile.json").read_text(encoding="utf-8"))
+    parts = ["## Dataset", table(["fact", "value"], facts)]
+    if record.warnings:
+        parts += ["### Worth a look", "\n".join(f"- {warning}" for warning in record.warnings)]
+    parts += ["### Profile", f"```json\n{json.dumps(profile, indent=2, ensure_ascii=False)}\n```"]
+    return "\n\n".join(parts)
+
+
+def scores(record: Scores) -> str:
+    """Return the scores beside the baselines."""
+    rows = [_score_row("this model", record.test)]
+    rows += [_score_row(name, each) for name, each in record.baselines.items()]
+    parts = ["## Unseen questions", table(["answers by", "exact match", "token F1", "ROUGE-L", "questions"], rows)]
+    if record.out_of_scope:
+        rows = [_score_row("this model", record.out_of_scope)]
+        rows += [_score_row(name, each) for name, each in record.out_of_scope_baselines.items()]
+        parts += [
+            "## Out-of-scope questions",
+            table(["answers by", "exact match", "token F1", "ROUGE-L", "questions"], rows),
+        ]
+    parts.append(
+        f"Training questions: exact match {percent(record.train.exact_match)}. "
+        f"In-scope questions wrongly refused: {percent(record.false_abstention)}."
+    )
+    return "\n\n".join(parts)
+
+
+def _score_row(name: str, each: SplitScores) -> list[str]:
+    return [name, percent(each.exact_match), percent(each.token_f1), percent(each.rouge_l), f"{each.questions:,}"]
+
+
+def predictions(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:
+    """Return the evaluation's predictions, one dict a question."""
+    lines = (store.path("scores", record.sha256) / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines if line]
+
+
+def wrong_answers(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:
+    """Return the held-out questions that were answered wrongly, as rows of a table artifact."""
+    wrong = [row for row in predictions(record, store) if row["split"] != "train" and not row["exact_match"]]
+    return [
+        {"question": row["question"], "right answer": row["answer"], "model's answer": row["prediction"]}
+        for row in wrong[:_MOST_WRONG_ANSWERS]
+    ]
+
+
+def curl(api: ApiRef, mlkey: str, question: str) -> str:
+    """Return a curl command that works when pasted into a shell."""
+    body = json.dumps({"MLKey": mlkey, "question": question}, ensure_ascii=False).replace("'", "'\\''")
+    return f"curl --location --request GET '{api.url}' --header 'Content-Type: application/json' --data '{body}'"
+
+
+def deployment(endpoint: EndpointRef, api: ApiRef | None, smoke: SmokeRef) -> str:
+    """Return the endpoint, the API and what they answered."""
+    parts = [
+        f"## Endpoint `{endpoint.name}`",
+        f"{endpoint.action}, {endpoint.memory_mb} MB, at most {endpoint.max_concurrency} at once, "
+        f"config `{endpoint.config_name}`",
+    ]
+    if api is not None:
+        parts += [f"## API {api.url}", f"```sh\n{curl(api, endpoint.mlkey, smoke.answers[0].question)}\n```"]
+    rows = [[a.question, a.expected, a.answered, f"{a.seconds:.2f}"] for a in smoke.answers]
+    parts += ["## Asked", table(["question", "right answer", "endpoint's answer", "seconds"], rows)]
+    return "\n\n".join(parts)

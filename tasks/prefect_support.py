@@ -1,0 +1,133 @@
+"""What the ``@task`` shells in :mod:`tasks.steps` share: cache keys, retries and progress.
+
+The cores of the steps know nothing of Prefect; these few lines are all that ties them to it.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Task
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import TaskRunContext
+from prefect.tasks import exponential_backoff
+from pydantic import BaseModel
+
+from askline.console import current_progress, step
+from askline.progress import Progress
+from askline.records import Record, Run
+from askline.store import ArtifactStore
+from tasks.words import words
+
+P = ParamSpec("P")
+R = TypeVar("R", bound=Record)
+
+#: An artifact update is a call to the server (about 25 ms): this often is enough for an eye.
+_SECONDS_BETWEEN_UPDATES = 2.0
+
+
+def _is_retryable(task: Any, task_run: Any, state: Any) -> bool:
+    try:
+        state.result()
+    except Exception as error:  # noqa: BLE001 - whatever it was, the error itself says whether to try again
+        return bool(getattr(error, "retryable", False))
+    return False
+
+
+#: ``@task`` options: tried again, ever later, only when the error itself says that this can help.
+RETRIES: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(backoff_factor=2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": _is_retryable,
+}
+
+
+@cache
+def fingerprint(modules: tuple[str, ...], libraries: tuple[str, ...]) -> str:
+    """Return a hash over the source of ``modules`` (of a package, all files) and the versions of ``libraries``."""
+    digest = hashlib.sha256()
+    for name in modules:
+        spec = find_spec(name)
+        if spec is None:
+            raise ModuleNotFoundError(f"no module named {name!r}")
+        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
+        files = [file for folder in folders for file in folder.rglob("*.py")] or [Path(spec.origin or "")]
+        for file in sorted(files):
+            digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    for library in libraries:
+        digest.update(f"{library}=={importlib.metadata.version(library)}\n".encode())
+    return digest.hexdigest()
+
+
+def cached_on(*modules: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the ``@task`` options of a step whose result depends only on its inputs, its code and its libraries.
+
+    A later run with the same inputs takes the record of the earlier one. A parameter of type
+    :class:`~askline.records.Run` (where things lie, who runs) never changes the key.
+    """
+
+    def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+        inputs = {
+            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+            for name, value in sorted(parameters.items())
+            if not isinstance(value, Run)
+        }
+        text = json.dumps([fingerprint(modules, tuple(libraries)), inputs], sort_keys=True, default=str)
+        return f"{context.task.name}-{hashlib.sha256(text.encode()).hexdigest()}"
+
+    return {"cache_key_fn": key, "persist_result": True, "result_serializer": "json"}
+
+
+def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
+    """Run one step as a line in the terminal, and say whether its result is new or remembered.
+
+    A remembered record is believed only when its artifact is there and whole; otherwise the step runs anew.
+    """
+    with step(task.name) as line:
+        state = task(*arguments, return_state=True, **options)
+        record: R = state.result()
+        reused = state.name == "Cached"
+        if reused and not _is_whole(record, _run_of(arguments)):
+            record, reused = task.with_options(refresh_cache=True)(*arguments, **options), False
+        line.done(words(record) + (" · reused" if reused else ""))
+    return record
+
+
+def _run_of(arguments: Sequence[Any]) -> Run:
+    return next(argument for argument in arguments if isinstance(argument, Run))
+
+
+def _is_whole(record: Record, run: Run) -> bool:
+    kind = type(record).__name__.removesuffix("Ref").lower()
+    sha256 = getattr(record, "sha256", None)
+    return sha256 is None or ArtifactStore(run.state_dir / "artifacts").holds(kind, sha256)
+
+
+def progress_of(name: str) -> Progress:
+    """Return a progress that moves the step's bar in the terminal and, throttled, an artifact in the Prefect UI."""
+    bar: Callable[[float, str], None] = current_progress()
+    artifact: Any = None
+    last = time.monotonic()
+
+    def progress(share: float, message: str = "") -> None:
+        nonlocal artifact, last
+        bar(share, message)
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_UPDATES and share < 1:
+            return
+        last = now
+        percent = round(100 * min(max(share, 0.0), 1.0), 1)
+        description = f"{name}: {message}"
+        if artifact is None:
+            artifact = create_progress_artifact(progress=percent, key=f"{name}-progress", description=description)
+        else:
+            update_progress_artifact(artifact, progress=percent, description=description)
+
+    return progress

@@ -1,0 +1,175 @@
+"""The end of a run: one record of what it found, kept as ``report.json``, and a summary for the terminal."""
+
+import random
+import time
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from askline.config import PipelineConfig
+from askline.console import seconds_by_step
+from askline.records import (
+    ApiRef,
+    DatasetRef,
+    EndpointRef,
+    Gate,
+    HubRef,
+    ModelRef,
+    PackageRef,
+    PipelineReport,
+    Record,
+    Run,
+    Scores,
+    SmokeRef,
+    SplitScores,
+    UploadRef,
+)
+from askline.store import ArtifactStore
+from tasks import markdown
+from tasks.words import percent, size
+
+R = TypeVar("R", bound=Record)
+
+_FIELD = {
+    DatasetRef: "dataset",
+    ModelRef: "model",
+    Scores: "scores",
+    Gate: "gate",
+    HubRef: "hub",
+    PackageRef: "package",
+    UploadRef: "upload",
+    EndpointRef: "endpoint",
+    ApiRef: "api",
+    SmokeRef: "smoke",
+}
+
+
+class Findings:
+    """The records of a run, collected as its steps finish."""
+
+    def __init__(self, config: PipelineConfig, run: Run) -> None:
+        self.config = config
+        self.run = run
+        self.started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._records: dict[str, Record] = {}
+
+    def keep(self, record: R) -> R:
+        """Keep a record and hand it back."""
+        self._records[_FIELD[type(record)]] = record
+        return record
+
+    def report(self, state: Literal["Promoted", "NotPromoted"], run_name: str) -> PipelineReport:
+        """Return the report of what was kept.
+
+        Raises
+        ------
+        pydantic.ValidationError
+            If a record that every report holds was not kept.
+        """
+        fields: dict[str, Any] = dict(self._records)
+        return PipelineReport(
+            run_id=self.run.run_id,
+            run_name=run_name,
+            state=state,
+            started=self.started.isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - self._clock, 2),
+            target=self.run.target,
+            config=self.config.model_dump(mode="json"),
+            steps={name: round(seconds, 2) for name, seconds in seconds_by_step().items()},
+            **fields,
+        )
+
+
+def write_report(found: Findings, state: Literal["Promoted", "NotPromoted"]) -> PipelineReport:
+    """Write ``runs/<run id>/report.json`` in the state folder, whole or not at all, and return the report."""
+    from prefect.runtime import flow_run
+
+    report = found.report(state, flow_run.name or found.run.run_id)
+    folder = found.run.state_dir / "runs" / found.run.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    draft = folder / ".report.json"
+    draft.write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    draft.replace(folder / "report.json")
+    return report
+
+
+def summary(report: PipelineReport, *, samples: int = 5) -> str:
+    """Return what a person wants to know at the end of a run, as plain text."""
+    state_dir = report.config["state_dir"]
+    store = ArtifactStore(f"{state_dir}/artifacts")
+    parts = ["", _scores(report.scores), "", *_samples(report, store, samples), ""]
+    if report.state == "NotPromoted":
+        parts += [
+            "Not promoted; nothing was published or deployed:",
+            *[f"  {reason}" for reason in report.gate.reasons],
+        ]
+    else:
+        parts += _deployed(report)
+    parts += _links(report, state_dir)
+    return "\n".join(parts)
+
+
+def _scores(scores: Scores) -> str:
+    rows = [("this model", scores.test, scores.out_of_scope)]
+    rows += [(name, each, scores.out_of_scope_baselines.get(name)) for name, each in scores.baselines.items()]
+    lines = [f"{'':22}{'exact match':>12}{'token F1':>10}{'ROUGE-L':>9}{'out of scope':>14}"]
+    for name, each, out in rows:
+        beyond = percent(out.exact_match) if isinstance(out, SplitScores) else "–"
+        lines.append(
+            f"  {name:<20}{percent(each.exact_match):>12}{percent(each.token_f1):>10}{percent(each.rouge_l):>9}{beyond:>14}"
+        )
+    lines.append(
+        f"  on {scores.test.questions:,} unseen questions; training questions {percent(scores.train.exact_match)}, "
+        f"wrongly refused {percent(scores.false_abstention)}"
+    )
+    return "\n".join(lines)
+
+
+def _samples(report: PipelineReport, store: ArtifactStore, count: int) -> list[str]:
+    """Return a few unseen questions, drawn by the model's own hash: not chosen, and the same for the same model."""
+    unseen = [row for row in markdown.predictions(report.scores, store) if row["split"] != "train"]
+    drawn = random.Random(report.scores.sha256).sample(unseen, min(count, len(unseen)))  # noqa: S311 - no secret
+    lines = ["Unseen questions, drawn at random:"]
+    for row in drawn:
+        mark = "✓" if row["exact_match"] else "✗"
+        right = "" if row["exact_match"] else f"   (right: {row['answer']})"
+        lines += [f"  {row['question']}", f"    {mark} {row['prediction']}{right}"]
+    return lines
+
+
+def _deployed(report: PipelineReport) -> list[str]:
+    lines = []
+    if report.package and report.upload:
+        lines += [
+            f"Package   {report.upload.uri}",
+            f"          {size(report.package.size)}, sha256 {report.package.archive_sha256}",
+        ]
+    if report.hub:
+        lines.append(f"Model     {report.hub.url or 'not pushed: ' + str(report.hub.skipped)}")
+    if report.endpoint:
+        lines.append(f"Endpoint  {report.endpoint.name} ({report.endpoint.memory_mb} MB, serverless)")
+    if report.api and report.smoke and report.endpoint:
+        lines.append(f"API       {report.api.url}")
+        if report.api.auth == "none":
+            question = next(
+                (a.question for a in report.smoke.answers if a.answered == a.expected), report.smoke.answers[0].question
+            )
+            lines += ["", "Ask it:", f"  {markdown.curl(report.api, report.endpoint.mlkey, question)}"]
+        else:
+            lines.append("          callers sign their requests (IAM); see docs/api.md")
+    return lines
+
+
+def _links(report: PipelineReport, state_dir: str) -> list[str]:
+    lines = [""]
+    if report.target.prefect_ui:
+        lines.append(f"Run       {report.target.prefect_ui}/runs/flow-run/{report.run_id}")
+    lines.append(f"Report    {state_dir}/runs/{report.run_id}/report.json")
+    if report.target.kind == "local":
+        lines += [
+            "",
+            "The embedded cloud stays up so that you can try the API. Stop it:  make stop",
+            "Next, your own data:         python -m flows.full_pipeline --dataset.source FILE_OR_HUB_ID --deploy.mlkey NAME",
+            "Next, your own AWS account:  python -m flows.full_pipeline --config configs/aws.toml",
+        ]
+    return lines

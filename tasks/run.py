@@ -1,0 +1,33 @@
+"""What opens a run: where its calls go, where its things lie, and what it is called."""
+
+import uuid
+from typing import Any
+
+from askline.config import PipelineConfig
+from askline.records import Run
+from tasks.connect import connect, prepare_environment
+
+
+def open_run(config: PipelineConfig) -> Run:
+    """Connect to the target and return what every step of this run shares.
+
+    Raises
+    ------
+    LocalCloudError
+        If the target is local and the embedded cloud does not come up.
+    """
+    from prefect.runtime import flow_run
+
+    target = connect(config)
+    prepare_environment(target)
+    return Run(run_id=flow_run.id or str(uuid.uuid4()), state_dir=config.state_dir.resolve(), target=target)
+
+
+def run_name() -> str:
+    """Name a flow run by its dataset and MLKey, for lists in which many runs stand."""
+    from prefect.runtime import flow_run
+
+    config: Any = flow_run.parameters["config"]
+    config = config if isinstance(config, PipelineConfig) else PipelineConfig.model_validate(config)
+    source = config.dataset.source.rstrip("/").rpartition("/")[2]
+    return f"{source} → {config.deploy.mlkey} ({config.target}) {uuid.uuid4().hex[:4]}"

@@ -1,0 +1,215 @@
+"""The steps as Prefect tasks: each a thin shell around the core that its module holds.
+
+A shell adds what only Prefect can give: a remembered result or retries, progress in the UI, and artifacts that a
+person reads there. All that a step *does* stands in its own module and runs without Prefect.
+"""
+
+from prefect import task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+
+from askline.config import (
+    ApiConfig,
+    DatasetConfig,
+    DeployConfig,
+    EvaluationConfig,
+    HubConfig,
+    PackageConfig,
+    SmokeConfig,
+    TrainingConfig,
+)
+from askline.records import (
+    ApiRef,
+    DatasetRef,
+    EndpointRef,
+    Gate,
+    HubRef,
+    ModelRef,
+    PackageRef,
+    Run,
+    Scores,
+    SmokeRef,
+    SourceRef,
+    UploadRef,
+)
+from askline.store import ArtifactStore
+from tasks import deploy_api as api_core
+from tasks import deploy_serverless as endpoint_core
+from tasks import evaluate as evaluate_core
+from tasks import fetch_dataset as dataset_core
+from tasks import fine_tune as training_core
+from tasks import gate as gate_core
+from tasks import markdown, registry
+from tasks import package as package_core
+from tasks import push_to_hub as hub_core
+from tasks import smoke_invoke as smoke_core
+from tasks import upload as upload_core
+from tasks.prefect_support import RETRIES, cached_on, progress_of
+
+
+def _store(run: Run) -> ArtifactStore:
+    return ArtifactStore(run.state_dir / "artifacts")
+
+
+@task(name="resolve-source", **RETRIES)
+def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
+    """Pin the dataset's source to something that cannot change: a commit or a hash."""
+    return dataset_core.resolve_source(config, target=run.target, state_dir=run.state_dir)
+
+
+@task(name="fetch-dataset", **RETRIES, **cached_on("tasks.fetch_dataset", "tasks.dataset", libraries=("datasets",)))
+def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> DatasetRef:
+    """Read, clean, profile and split the questions and answers."""
+    dataset = dataset_core.fetch_dataset(
+        config, source, store=_store(run), target=run.target, progress=progress_of("fetch-dataset")
+    )
+    create_markdown_artifact(markdown.dataset(dataset, _store(run)), key="dataset-profile", description="The dataset")
+    return dataset
+
+
+@task(
+    name="fine-tune",
+    **RETRIES,
+    **cached_on(
+        "tasks.fine_tune", "tasks.training", "tasks.prompting", libraries=("torch", "transformers", "sentencepiece")
+    ),
+)
+def fine_tune(config: TrainingConfig, dataset: DatasetRef, run: Run) -> ModelRef:
+    """Train the model; resumes from its newest checkpoint."""
+    return training_core.fine_tune(
+        config,
+        dataset,
+        store=_store(run),
+        target=run.target,
+        work_dir=run.state_dir / "work",
+        progress=progress_of("fine-tune"),
+    )
+
+
+@task(
+    name="evaluate",
+    **RETRIES,
+    **cached_on(
+        "tasks.evaluate",
+        "tasks.evaluation",
+        "tasks.prompting",
+        libraries=("torch", "transformers", "evaluate", "scikit-learn"),
+    ),
+)
+def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
+    """Measure the model on held-out questions, beside its baselines."""
+    scores = evaluate_core.evaluate_model(
+        config,
+        model,
+        dataset,
+        store=_store(run),
+        target=run.target,
+        work_dir=run.state_dir / "work",
+        progress=progress_of("evaluate"),
+    )
+    create_markdown_artifact(markdown.scores(scores), key="scores", description="Scores and baselines")
+    wrong = markdown.wrong_answers(scores, _store(run))
+    create_table_artifact(wrong, key="wrong-answers", description="Held-out questions answered wrongly")
+    return scores
+
+
+@task(name="gate")
+def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef, run: Run) -> Gate:
+    """Decide whether the model is good enough to be published and deployed."""
+    return gate_core.check_gate(config, scores, dataset)
+
+
+@task(name="push-to-hf", **RETRIES)
+def push_to_hub(
+    config: HubConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, mlkey: str, run: Run
+) -> HubRef:
+    """Publish the model with its card on the Hub."""
+    published = hub_core.push_to_hub(
+        config,
+        model,
+        scores,
+        dataset,
+        mlkey=mlkey,
+        store=_store(run),
+        target=run.target,
+        run_id=run.run_id,
+        progress=progress_of("push-to-hf"),
+    )
+    if published.url:
+        create_link_artifact(published.url, key="hub-repository", description=f"{published.repo_id} {published.tag}")
+    return published
+
+
+@task(name="package", **RETRIES, **cached_on("tasks.package", "inference", libraries=("torch", "transformers")))
+def build_package(config: PackageConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, run: Run) -> PackageRef:
+    """Build model.tar.gz and prove it in a clean process."""
+    return package_core.build_package(
+        config, model, scores, dataset, store=_store(run), progress=progress_of("package")
+    )
+
+
+@task(name="upload", **RETRIES)
+def upload_package(config: PackageConfig, package: PackageRef, deploy: DeployConfig, run: Run) -> UploadRef:
+    """Bring the archive to S3, unless the same bytes are there."""
+    return upload_core.upload_package(
+        config,
+        package,
+        mlkey=deploy.mlkey,
+        store=_store(run),
+        target=run.target,
+        tags=deploy.tags,
+        progress=progress_of("upload"),
+    )
+
+
+@task(name="deploy-serverless", **RETRIES)
+def deploy_serverless(config: DeployConfig, upload: UploadRef, package: PackageRef, run: Run) -> EndpointRef:
+    """Create or update the SageMaker endpoint and wait until it is in service."""
+    return endpoint_core.deploy_serverless(
+        config, upload, package, target=run.target, progress=progress_of("deploy-serverless")
+    )
+
+
+@task(name="deploy-api", **RETRIES)
+def deploy_api(config: ApiConfig, upload: UploadRef, deploy: DeployConfig, run: Run) -> ApiRef:
+    """Create or update the Lambda function and the API in front of it."""
+    return api_core.deploy_api(
+        config,
+        bucket=upload.bucket,
+        prefix="api",
+        target=run.target,
+        tags=deploy.tags,
+        progress=progress_of("deploy-api"),
+    )
+
+
+@task(name="smoke-invoke", **RETRIES)
+def smoke_invoke(
+    config: SmokeConfig,
+    endpoint: EndpointRef,
+    api: ApiRef | None,
+    scores: Scores,
+    package: PackageRef,
+    dataset: DatasetRef,
+    run: Run,
+) -> SmokeRef:
+    """Ask the endpoint what the evaluation asked, promote it in the registry, and ask the API."""
+    smoke = smoke_core.smoke_invoke(
+        config, endpoint, scores, target=run.target, store=_store(run), progress=progress_of("smoke-invoke")
+    )
+    registry.promote(
+        endpoint.mlkey,
+        endpoint=endpoint.name,
+        model_version=package.model_sha256[:12],
+        archive_sha256=package.archive_sha256,
+        dataset=f"{dataset.source.location}@{dataset.source.revision}",
+        exact_match=scores.test.exact_match,
+        run_id=run.run_id,
+        target=run.target,
+    )
+    if api is not None and api.auth == "none":
+        smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey)
+        smoke = smoke.model_copy(update={"api_checked": True})
+    create_markdown_artifact(
+        markdown.deployment(endpoint, api, smoke), key="endpoint", description="The endpoint and its API"
+    )
+    return smoke

@@ -1,0 +1,101 @@
+"""A record in a few words, for the line of its step in the terminal."""
+
+from functools import singledispatch
+
+from askline.records import (
+    ApiRef,
+    DatasetRef,
+    EndpointRef,
+    Gate,
+    HubRef,
+    ModelRef,
+    PackageRef,
+    Record,
+    Scores,
+    SmokeRef,
+    SourceRef,
+    UploadRef,
+)
+
+
+@singledispatch
+def words(record: Record) -> str:
+    """Return what a person wants to know first about ``record``."""
+    return type(record).__name__
+
+
+def size(count: int) -> str:
+    """Return a number of bytes for people, in decimal units as disks and S3 count them."""
+    value = float(count)
+    for unit in ("B", "kB", "MB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.2f} GB"
+
+
+def percent(share: float) -> str:
+    """Return a share between 0 and 1 as a percentage."""
+    return f"{100 * share:.1f} %"
+
+
+@words.register
+def _(record: SourceRef) -> str:
+    return f"{record.location} at {record.revision[:12]}"
+
+
+@words.register
+def _(record: DatasetRef) -> str:
+    splits = ", ".join(f"{count:,} {name}" for name, count in record.splits.items())
+    rejected = f", {record.rejected:,} rejected" if record.rejected else ""
+    return f"{splits} (split: {record.split_by}){rejected}"
+
+
+@words.register
+def _(record: ModelRef) -> str:
+    return (
+        f"{record.base}, {record.parameters / 1e6:.1f} M parameters, {record.steps:,} steps, "
+        f"loss {record.train_loss:.3f}, {record.precision}"
+    )
+
+
+@words.register
+def _(record: Scores) -> str:
+    out = f", out of scope {percent(record.out_of_scope.exact_match)}" if record.out_of_scope else ""
+    return f"exact match {percent(record.test.exact_match)} on {record.test.questions:,} unseen questions{out}"
+
+
+@words.register
+def _(record: Gate) -> str:
+    return "good enough to publish" if record.passed else "not good enough: " + "; ".join(record.reasons)
+
+
+@words.register
+def _(record: HubRef) -> str:
+    return f"skipped: {record.skipped}" if record.skipped else f"{record.repo_id} {record.tag}"
+
+
+@words.register
+def _(record: PackageRef) -> str:
+    return f"model.tar.gz {size(record.size)}, proved in a clean process, sha256 {record.archive_sha256[:12]}"
+
+
+@words.register
+def _(record: UploadRef) -> str:
+    return record.uri + (" (was there)" if record.reused else "")
+
+
+@words.register
+def _(record: EndpointRef) -> str:
+    return f"{record.name} {record.action}, {record.memory_mb} MB"
+
+
+@words.register
+def _(record: ApiRef) -> str:
+    return f"{record.url} {record.action}"
+
+
+@words.register
+def _(record: SmokeRef) -> str:
+    api = ", and the API answers" if record.api_checked else ""
+    return f"{record.agreed} of {record.asked} answers equal the evaluation's{api}"

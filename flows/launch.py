@@ -28,7 +28,7 @@ def launch(arguments: Sequence[str] | None = None) -> int:
     )
     try:
         with console.step("start") as line:
-            target = _start(config)
+            target = start(config)
             line.done("the embedded cloud is up" if target.kind == "local" else f"AWS {target.region}")
         report = _run(config)
     except KeyboardInterrupt:
@@ -47,7 +47,14 @@ def _refuse(error: AsklineError, code: int) -> int:
     return code
 
 
-def _start(config: PipelineConfig) -> Target:
+def start(config: PipelineConfig) -> Target:
+    """Start what the run needs, and point Prefect at its server; call it before Prefect is imported.
+
+    Raises
+    ------
+    LocalCloudError
+        If the embedded cloud, or the Prefect server in it, does not come up.
+    """
     from tasks.connect import connect
 
     own_server = "PREFECT_API_URL" not in os.environ

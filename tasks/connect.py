@@ -16,6 +16,9 @@ from askline.records import Target
 
 _START_SECONDS = 240
 
+#: Targets that this process has connected to: the flow's terminal and the flow itself ask for the same one.
+_connected: dict[tuple[str, str, Path], Target] = {}
+
 
 def connect(config: PipelineConfig, *, with_prefect: bool = False, show: bool = False) -> Target:
     """Return the target of a run; with a local one, start what is not up yet and wait until it is healthy.
@@ -36,6 +39,13 @@ def connect(config: PipelineConfig, *, with_prefect: bool = False, show: bool = 
     """
     if config.target == "aws" and not with_prefect:
         return Target(kind="aws", region=config.region)
+    place = (config.target, config.region, config.state_dir.resolve())
+    if place not in _connected or (with_prefect and _connected[place].prefect_api is None):
+        _connected[place] = _start(config, with_prefect=with_prefect, show=show)
+    return _connected[place]
+
+
+def _start(config: PipelineConfig, *, with_prefect: bool, show: bool) -> Target:
     leave_out = [] if config.target == "local" else ["ministack", "sagemaker", "hub"]
     if not with_prefect:
         leave_out.append("prefect")

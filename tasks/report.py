@@ -115,9 +115,8 @@ def _scores(scores: Scores) -> str:
     lines = [f"{'':22}{'exact match':>12}{'token F1':>10}{'ROUGE-L':>9}{'out of scope':>14}"]
     for name, each, out in rows:
         beyond = percent(out.exact_match) if isinstance(out, SplitScores) else "–"
-        lines.append(
-            f"  {name:<20}{percent(each.exact_match):>12}{percent(each.token_f1):>10}{percent(each.rouge_l):>9}{beyond:>14}"
-        )
+        shares = f"{percent(each.exact_match):>12}{percent(each.token_f1):>10}{percent(each.rouge_l):>9}{beyond:>14}"
+        lines.append(f"  {name:<20}{shares}")
     lines.append(
         f"  on {scores.test.questions:,} unseen questions; training questions {percent(scores.train.exact_match)}, "
         f"wrongly refused {percent(scores.false_abstention)}"
@@ -169,7 +168,7 @@ def _links(report: PipelineReport, state_dir: str) -> list[str]:
         lines += [
             "",
             "The embedded cloud stays up so that you can try the API. Stop it:  make stop",
-            "Next, your own data:         python -m flows.full_pipeline --dataset.source FILE_OR_HUB_ID --deploy.mlkey NAME",
-            "Next, your own AWS account:  python -m flows.full_pipeline --config configs/aws.toml",
+            "Next, your own data:         make run ARGS='--dataset.source FILE_OR_HUB_ID --deploy.mlkey NAME'",
+            "Next, your own AWS account:  make run ARGS='--config configs/aws.toml'",
         ]
     return lines

@@ -1,0 +1,238 @@
+"""The whole pipeline as a person runs it: a program in a folder with nothing in it, looked at with other people's clients."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+import pytest
+
+from askline.records import PipelineReport
+from tests.conftest import REPOSITORY, local_cloud
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+#: Enough steps to learn the training wordings of the sample, which the smoke test and the curl rely on.
+QUICK = ["--training.max-steps", "150", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "30"]
+
+
+class Finished(NamedTuple):
+    """A pipeline that has run."""
+
+    state_dir: Path
+    code: int
+    said: str
+    report: PipelineReport
+
+
+def pipeline(state_dir: Path, *options: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(state_dir), *options],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def newest_report(state_dir: Path) -> PipelineReport:
+    newest = max((state_dir / "runs").glob("*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    return PipelineReport.model_validate_json(newest.read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    state_dir = tmp_path_factory.mktemp("pipeline")
+    try:
+        done = pipeline(state_dir, *QUICK)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield Finished(state_dir, done.returncode, done.stdout, newest_report(state_dir))
+    finally:
+        local_cloud("down", "--state-dir", str(state_dir))
+
+
+@pytest.fixture(scope="module")
+def shell_environment(finished):
+    """Return the environment of a person who points the official clients at the embedded cloud."""
+    endpoints = finished.report.target.endpoints
+    return {**os.environ, "AWS_ENDPOINT_URL": endpoints["s3"], "AWS_ENDPOINT_URL_SAGEMAKER": endpoints["sagemaker"]}
+
+
+def aws(environment: dict[str, str], *arguments: str) -> dict:
+    command = [str(Path(sys.executable).parent / "aws"), *arguments, "--output", "json", "--region", "us-east-1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_one_line_per_step_and_nothing_else_on_the_way(finished):
+    steps = re.findall(r"^  ✓ ([\w-]+)", finished.said, re.MULTILINE)
+    assert steps == [
+        "start",
+        "resolve-source",
+        "fetch-dataset",
+        "fine-tune",
+        "evaluate",
+        "gate",
+        "push-to-hf",
+        "package",
+        "upload",
+        "deploy-serverless",
+        "deploy-api",
+        "smoke-invoke",
+    ]
+    assert finished.report.state == "Promoted"
+    assert finished.report.package.archive_sha256 in finished.said
+    assert finished.report.run_id in finished.said
+
+
+def test_the_printed_curl_answers_when_pasted(finished):
+    command = re.search(r"^  (curl .*)$", finished.said, re.MULTILINE).group(1)
+    done = subprocess.run(["bash", "-c", f"{command} --silent --show-error"], capture_output=True, text=True, timeout=60)
+    answer = json.loads(done.stdout)
+    asked = json.loads(shlex.split(command)[-1])
+    assert answer["MLKey"] == asked["MLKey"] == "biography"
+    expected = {each.question: each.evaluated for each in finished.report.smoke.answers}
+    assert answer["answer"] == expected[asked["question"]]
+
+
+def test_the_query_string_form_answers_too(finished):
+    asked = finished.report.smoke.answers[0]
+    done = subprocess.run(
+        ["curl", "--silent", "--get", finished.report.api.url, "--data-urlencode", "MLKey=biography"]
+        + ["--data-urlencode", f"question={asked.question}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["answer"] == asked.evaluated
+
+
+def test_the_model_card_and_weights_are_on_the_hub(finished):
+    from huggingface_hub import HfApi
+
+    hub = finished.report.hub
+    api = HfApi(endpoint=finished.report.target.hub, token="hf_local")
+    info = api.model_info(hub.repo_id, revision=hub.tag)
+    assert info.sha == hub.commit
+    assert info.private
+    assert {"README.md", "model.safetensors", "config.json"} <= {file.rfilename for file in info.siblings}
+
+
+def test_the_archive_is_in_s3_with_its_checksum(finished, shell_environment):
+    upload = finished.report.upload
+    arguments = ["--bucket", upload.bucket, "--key", upload.key]
+    head = aws(shell_environment, "s3api", "head-object", *arguments, "--checksum-mode", "ENABLED")
+    assert head["ContentLength"] == finished.report.package.size
+    assert head["Metadata"]["sha256"] == finished.report.package.archive_sha256
+
+
+def test_the_endpoint_is_in_service(finished, shell_environment):
+    endpoint = aws(shell_environment, "sagemaker", "describe-endpoint", "--endpoint-name", "serv-hf-endpoint-biography")
+    assert endpoint["EndpointStatus"] == "InService"
+    assert endpoint["EndpointConfigName"] == finished.report.endpoint.config_name
+
+
+def test_the_stack_is_complete(finished, shell_environment):
+    stacks = aws(shell_environment, "cloudformation", "describe-stacks", "--stack-name", "askline-api")
+    assert stacks["Stacks"][0]["StackStatus"] in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+
+
+def test_the_run_and_its_artifacts_are_in_prefect(finished):
+    api = finished.report.target.prefect_api
+    run = httpx.get(f"{api}/flow_runs/{finished.report.run_id}").json()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
+    chosen = {"artifacts": {"flow_run_id": {"any_": [finished.report.run_id]}}}
+    artifacts = httpx.post(f"{api}/artifacts/filter", json=chosen).json()
+    keys = {artifact["key"] for artifact in artifacts}
+    assert {"dataset-profile", "fine-tune-progress", "scores", "wrong-answers", "hub-repository", "endpoint"} <= keys
+    page = httpx.get(f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}")
+    assert page.status_code == 200
+
+
+def test_a_second_run_reuses_what_is_done(finished):
+    done = pipeline(finished.state_dir, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("fetch-dataset", "fine-tune", "evaluate", "package"):
+        assert re.search(rf"✓ {name} .*reused", done.stdout), name
+    report = newest_report(finished.state_dir)
+    assert report.package.archive_sha256 == finished.report.package.archive_sha256
+    assert report.endpoint.action == "unchanged"
+    assert report.upload.reused
+
+
+def test_a_damaged_artifact_is_noticed_and_remade(finished):
+    weights = finished.state_dir / "artifacts" / "model" / finished.report.model.sha256 / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    done = pipeline(finished.state_dir, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "reused" not in re.search(r"✓ fine-tune .*", done.stdout).group()
+    assert weights.read_bytes() == whole
+    assert newest_report(finished.state_dir).package.archive_sha256 == finished.report.package.archive_sha256
+
+
+def test_a_model_that_is_not_good_enough_is_not_deployed(finished):
+    options = ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9", "--deploy.mlkey", "weak"]
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "Not promoted" in done.stdout
+    assert "evaluation.min-exact-match" in done.stdout
+    assert newest_report(finished.state_dir).endpoint is None
+
+
+def test_own_data_end_to_end(finished, tmp_path):
+    rows = [(f"Welche Farbe hat Ding Nummer {n}?", f"Farbe {n % 7}", n) for n in range(60)]
+    text = "\ufeffnummer|frage|antwort\n" + "".join(f'{n}|"{q}\nBitte!"|{a}\n' for q, a, n in rows)
+    file = tmp_path / "fragen.csv"
+    file.write_bytes(text.encode())
+    options = ["--dataset.source", str(file), "--dataset.question-column", "frage", "--dataset.answer-column", "antwort"]
+    options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
+    done = pipeline(finished.state_dir, *options, "--training.max-steps", "60", "--evaluation.min-exact-match", "0")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
+
+
+def test_ctrl_c_in_training_and_the_next_run_goes_on(finished):
+    options = ["--training.max-steps", "4000", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "20"]
+    command = [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(finished.state_dir), *options]
+    running = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(finished.state_dir, since=time.time())
+    running.send_signal(signal.SIGINT)
+    said, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, said + errors
+    assert "Interrupted" in said
+    assert "Traceback" not in said + errors
+
+
+def wait_for_checkpoint(state_dir: Path, since: float) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        states = list((state_dir / "work").rglob("trainer_state.json"))
+        if any(path.stat().st_mtime > since for path in states):
+            return
+        time.sleep(0.2)
+    pytest.fail("no checkpoint was written within 120 s")
+
+
+def test_down_leaves_no_process_behind(finished):
+    # The last test of this module: it ends the cloud that the others share.
+    mine = {process.pid for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))}
+    assert mine
+    assert local_cloud("down", "--state-dir", str(finished.state_dir)).returncode == 0
+    assert not [process for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

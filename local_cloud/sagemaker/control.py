@@ -1,0 +1,282 @@
+"""The control plane: the operations on models, endpoint configurations, endpoints and tags."""
+
+import asyncio
+import base64
+import json
+import operator
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from local_cloud.sagemaker import checks
+from local_cloud.sagemaker.deployment import Settings
+from local_cloud.sagemaker.endpoints import Endpoints, new_generation
+from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.state import NAME_MEMBER, Kind, Record, State
+from local_cloud.sagemaker.validation import service_model, validate
+from local_cloud.sagemaker.views import describe_endpoint
+
+_NOUN: dict[Kind, str] = {
+    "model": "model",
+    "endpoint-config": "endpoint configuration",
+    "endpoint": "endpoint",
+}
+_MAX_TAGS = 50
+_DEFAULT_PAGE = 10
+
+Operation = Callable[[Record], Awaitable[Record]]
+
+
+class ControlPlane:
+    """Answers ``SageMaker.<Operation>`` calls."""
+
+    def __init__(self, state: State, endpoints: Endpoints, settings: Settings, *, s3: Any, iam: Any) -> None:
+        self._state = state
+        self._endpoints = endpoints
+        self._settings = settings
+        self._s3 = s3
+        self._iam = iam
+        self._operations: dict[str, Operation] = {
+            "CreateModel": self._create_model,
+            "CreateEndpointConfig": self._create_endpoint_config,
+            "CreateEndpoint": self._create_endpoint,
+            "UpdateEndpoint": self._update_endpoint,
+            "DescribeModel": self._describer("model"),
+            "DescribeEndpointConfig": self._describer("endpoint-config"),
+            "DescribeEndpoint": self._describe_endpoint,
+            "DeleteModel": self._deleter("model"),
+            "DeleteEndpointConfig": self._deleter("endpoint-config"),
+            "DeleteEndpoint": self._delete_endpoint,
+            "ListModels": self._lister("model", "Models", ["ModelName", "ModelArn", "CreationTime"]),
+            "ListEndpointConfigs": self._lister(
+                "endpoint-config", "EndpointConfigs", ["EndpointConfigName", "EndpointConfigArn", "CreationTime"]
+            ),
+            "ListEndpoints": self._lister(
+                "endpoint",
+                "Endpoints",
+                ["EndpointName", "EndpointArn", "CreationTime", "LastModifiedTime", "EndpointStatus"],
+            ),
+            "AddTags": self._add_tags,
+            "ListTags": self._list_tags,
+            "DeleteTags": self._delete_tags,
+        }
+
+    async def call(self, operation: str, request: Any) -> Record:
+        """Check a request against the service model and answer it.
+
+        Raises
+        ------
+        ApiError
+            With AWS's code and wording, for whatever is wrong with it.
+        """
+        handler = self._operations.get(operation)
+        if handler is None:
+            raise ApiError(
+                "UnknownOperationException",
+                f"the embedded SageMaker does not offer {operation or 'a call without an operation'}; "
+                f"it offers {', '.join(sorted(self._operations))}",
+            )
+        validate(service_model("sagemaker").operation_model(operation).input_shape, request)
+        return await handler({name: value for name, value in request.items() if value is not None})
+
+    # -- create and update -------------------------------------------------------------------------------------------
+
+    async def _create_model(self, request: Record) -> Record:
+        arn = self._free("model", request["ModelName"])
+        container = checks.model_container(request)
+        if "ExecutionRoleArn" not in request:
+            raise validation_error(
+                "ExecutionRoleArn is needed: the role that SageMaker takes on to read the model data."
+            )
+        for member in ("EnableNetworkIsolation", "VpcConfig", "InferenceExecutionConfig"):
+            if request.get(member):
+                raise checks.not_offered(member)
+        url = container["ModelDataUrl"]
+        role, region = request["ExecutionRoleArn"], self._settings.region
+        await asyncio.to_thread(checks.execution_role, self._iam, role, url, region)
+        await asyncio.to_thread(checks.model_data, self._s3, url)
+        self._free("model", request["ModelName"])  # again: others may have called while IAM and S3 answered
+        shown = _only(request, "PrimaryContainer", "Containers", "ExecutionRoleArn")
+        record = {"ModelName": request["ModelName"], "ModelArn": arn, **shown, "EnableNetworkIsolation": False}
+        self._keep("model", record, request)
+        return {"ModelArn": arn}
+
+    async def _create_endpoint_config(self, request: Record) -> Record:
+        arn = self._free("endpoint-config", request["EndpointConfigName"])
+        variant = checks.endpoint_config(request)
+        self._get("model", variant["ModelName"])
+        shown = _only(request, "KmsKeyId", "ExecutionRoleArn", "MetricsConfig")
+        record = {
+            "EndpointConfigName": request["EndpointConfigName"],
+            "EndpointConfigArn": arn,
+            "ProductionVariants": [{"InitialVariantWeight": 1.0, **variant}],
+            **shown,
+            "EnableNetworkIsolation": False,
+        }
+        self._keep("endpoint-config", record, request)
+        return {"EndpointConfigArn": arn}
+
+    async def _create_endpoint(self, request: Record) -> Record:
+        name = request["EndpointName"]
+        arn = self._free("endpoint", name)
+        plan = self._plan(request)
+        self._endpoints.create(name, arn, plan, request.get("Tags", []), request.get("DeploymentConfig"))
+        return {"EndpointArn": arn}
+
+    async def _update_endpoint(self, request: Record) -> Record:
+        record = self._get("endpoint", request["EndpointName"])
+        plan = self._plan(request)
+        self._endpoints.update(request["EndpointName"], plan, request.get("DeploymentConfig"))
+        return {"EndpointArn": record["EndpointArn"]}
+
+    def _plan(self, request: Record) -> Record:
+        """Copy what is deployed: the endpoint lives on when its configuration and model are deleted."""
+        config = self._get("endpoint-config", request["EndpointConfigName"])
+        variant = config["ProductionVariants"][0]
+        if "ServerlessConfig" in variant and request.get("DeploymentConfig", {}).get("RollingUpdatePolicy"):
+            raise validation_error("RollingUpdatePolicy is not supported for serverless endpoints.")
+        model = self._get("model", variant["ModelName"])
+        return {
+            "Generation": new_generation(),
+            "EndpointConfigName": config["EndpointConfigName"],
+            "Variant": variant,
+            "Container": checks.model_container(model),
+            "StartTime": time.time(),
+        }
+
+    # -- describe, delete, list --------------------------------------------------------------------------------------
+
+    def _describer(self, kind: Kind) -> Operation:
+        async def describe(request: Record) -> Record:
+            record = self._get(kind, request[NAME_MEMBER[kind]])
+            return {name: value for name, value in record.items() if name != "Tags"}
+
+        return describe
+
+    async def _describe_endpoint(self, request: Record) -> Record:
+        return describe_endpoint(self._get("endpoint", request["EndpointName"]))
+
+    def _deleter(self, kind: Kind) -> Operation:
+        async def delete(request: Record) -> Record:
+            name = request[NAME_MEMBER[kind]]
+            self._get(kind, name)
+            self._state.delete(kind, name)
+            return {}
+
+        return delete
+
+    async def _delete_endpoint(self, request: Record) -> Record:
+        self._get("endpoint", request["EndpointName"])
+        self._endpoints.delete(request["EndpointName"])
+        return {}
+
+    def _lister(self, kind: Kind, member: str, shown: list[str]) -> Operation:
+        async def list_records(request: Record) -> Record:
+            fields = {"Name": NAME_MEMBER[kind], "Status": "EndpointStatus"}
+            field = fields.get(request.get("SortBy", ""), "CreationTime")
+            descending = request.get("SortOrder", "Descending") == "Descending"
+            found = sorted(
+                (record for record in self._state.all(kind) if _matches(record, NAME_MEMBER[kind], request)),
+                key=lambda record: (record[field], record[NAME_MEMBER[kind]]),
+                reverse=descending,
+            )
+            if "NextToken" in request:
+                # The token is the last row's place in the order, so rows that come and go do not shift the page.
+                last = _decode_token(request["NextToken"])
+                after = operator.lt if descending else operator.gt
+                try:
+                    found = [record for record in found if after((record[field], record[NAME_MEMBER[kind]]), last)]
+                except TypeError:
+                    raise validation_error("The NextToken belongs to a list with another SortBy.") from None
+            size = request.get("MaxResults", _DEFAULT_PAGE)
+            page = found[:size]
+            answer: Record = {member: [{name: record[name] for name in shown} for record in page]}
+            if len(found) > size:
+                answer["NextToken"] = _encode_token((page[-1][field], page[-1][NAME_MEMBER[kind]]))
+            return answer
+
+        return list_records
+
+    # -- tags --------------------------------------------------------------------------------------------------------
+
+    async def _add_tags(self, request: Record) -> Record:
+        kind, record = self._by_arn(request["ResourceArn"])
+        tags = {tag["Key"]: tag["Value"] for tag in [*record["Tags"], *request["Tags"]]}
+        if len(tags) > _MAX_TAGS:
+            raise validation_error(f"A resource has at most {_MAX_TAGS} tags; these would be {len(tags)}.")
+        return {"Tags": self._set_tags(kind, record, tags)}
+
+    async def _list_tags(self, request: Record) -> Record:
+        _kind, record = self._by_arn(request["ResourceArn"])
+        return {"Tags": record["Tags"]}
+
+    async def _delete_tags(self, request: Record) -> Record:
+        kind, record = self._by_arn(request["ResourceArn"])
+        gone = set(request["TagKeys"])
+        self._set_tags(kind, record, {tag["Key"]: tag["Value"] for tag in record["Tags"] if tag["Key"] not in gone})
+        return {}
+
+    def _set_tags(self, kind: Kind, record: Record, tags: dict[str, str]) -> list[Record]:
+        listed = [{"Key": key, "Value": value} for key, value in tags.items()]
+        self._state.put(kind, {**record, "Tags": listed})
+        return listed
+
+    # -- names -------------------------------------------------------------------------------------------------------
+
+    def _arn(self, kind: Kind, name: str) -> str:
+        return f"arn:aws:sagemaker:{self._settings.region}:{self._settings.account}:{kind}/{name}"
+
+    def _free(self, kind: Kind, name: str) -> str:
+        arn = self._arn(kind, name)
+        if self._state.taken(kind, name):
+            raise validation_error(f'Cannot create already existing {_NOUN[kind]} "{arn}".')
+        return arn
+
+    def _get(self, kind: Kind, name: str) -> Record:
+        record = self._state.get(kind, name)
+        if record is None:
+            raise validation_error(f'Could not find {_NOUN[kind]} "{self._arn(kind, name)}".')
+        return record
+
+    def _by_arn(self, arn: str) -> tuple[Kind, Record]:
+        kind, _, name = arn.rpartition(":")[2].partition("/")
+        for known in NAME_MEMBER:
+            record = self._state.get(known, name) if known == kind else None
+            if record is not None and self._arn(known, name) == arn:
+                return known, record
+        raise validation_error(f'Could not find resource "{arn}".')
+
+    def _keep(self, kind: Kind, record: Record, request: Record) -> None:
+        keys = [tag["Key"] for tag in request.get("Tags", [])]
+        if len(keys) != len(set(keys)):
+            raise validation_error("Duplicate tag keys are not allowed.")
+        self._state.put(kind, {**record, "CreationTime": time.time(), "Tags": request.get("Tags", [])})
+
+
+def _only(request: Record, *members: str) -> Record:
+    return {member: request[member] for member in members if member in request}
+
+
+def _matches(record: Record, name_member: str, request: Record) -> bool:
+    if request.get("NameContains", "").lower() not in record[name_member].lower():
+        return False
+    if "StatusEquals" in request and record["EndpointStatus"] != request["StatusEquals"]:
+        return False
+    for member in ("CreationTime", "LastModifiedTime"):
+        if f"{member}After" in request and record[member] <= request[f"{member}After"]:
+            return False
+        if f"{member}Before" in request and record[member] >= request[f"{member}Before"]:
+            return False
+    return True
+
+
+def _encode_token(place: tuple[Any, str]) -> str:
+    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
+
+
+def _decode_token(token: str) -> tuple[Any, str]:
+    try:
+        value, name = json.loads(base64.urlsafe_b64decode(token))
+    except (ValueError, TypeError):
+        raise validation_error("The NextToken is not one that this service gave out.") from None
+    return value, str(name)

@@ -19,13 +19,15 @@ from local_cloud.hub.describe import (
 )
 from local_cloud.hub.refusal import RefusedError
 from local_cloud.hub.repositories import DEFAULT_BRANCH, KINDS, USER, Kind, Repository
-from local_cloud.hub.web import Call, endpoint
+from local_cloud.hub.web import Call, endpoint, log
 
-#: From this size on a file goes through LFS, as on the Hub; there binary files do so whatever their size.
+#: From this size on a file goes through LFS, as on the Hub. There most binary files do so whatever their size; here
+#: only the shards of datasets do, whose client relies on it, so that small uploads work with hf_xet installed too.
 LFS_THRESHOLD = 10 * 1024 * 1024
+LFS_SUFFIXES = (".parquet", ".arrow")
 XET_ADVICE = (
-    "this Hub has no Xet storage: to upload files of 10 MiB and more set HF_HUB_DISABLE_XET=1 before Python starts, "
-    "and the client takes LFS instead"
+    "this Hub has no Xet storage: to upload Parquet files and files of 10 MiB and more, set HF_HUB_DISABLE_XET=1 "
+    "before Python starts, and the client takes LFS instead"
 )
 _TYPES: dict[str | None, Kind] = {None: "models", "model": "models", "dataset": "datasets"}
 
@@ -227,7 +229,7 @@ def preupload(kind: Kind, call: Call) -> Response:
         answer.append(
             {
                 "path": path,
-                "uploadMode": "lfs" if size >= LFS_THRESHOLD else "regular",
+                "uploadMode": "lfs" if size >= LFS_THRESHOLD or path.endswith(LFS_SUFFIXES) else "regular",
                 "shouldIgnore": False,
                 "oid": there.etag if there else None,
             }
@@ -259,6 +261,7 @@ def _refuse_pull_requests(call: Call) -> None:
 def no_xet(kind: Kind, call: Call) -> Response:
     """Say why an upload through Xet cannot work here."""
     call.repository(kind, write=True)
+    log.warning("an upload was refused: %s", XET_ADVICE)  # hf_xet shows the status alone
     raise RefusedError(501, XET_ADVICE)
 
 

@@ -119,8 +119,8 @@ class Call:
         repo_id = self.param("repo")
         repo = self.repositories.find(kind, repo_id)
         if repo is None or (repo.private and not self.has_token and not browser):
-            status, hint = (404, "") if self.has_token else (401, " Invalid username or password.")
-            raise RefusedError(status, f"there is no repository {repo_id!r} among the {kind}.{hint}", "RepoNotFound")
+            status, hint = (404, "") if self.has_token else (401, " that can be seen without a token")
+            raise RefusedError(status, f"there is no repository {repo_id!r} among the {kind}{hint}", "RepoNotFound")
         if write:
             self.need_token()
         return repo

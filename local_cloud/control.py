@@ -8,7 +8,6 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from askline.errors import LocalCloudError
 from askline.records import Target
@@ -206,7 +205,7 @@ def _launch(folder: CloudFolder) -> subprocess.Popen[bytes]:
     with log:
         return subprocess.Popen(
             [sys.executable, "-m", "local_cloud.supervisor", str(folder.root)],
-            cwd=Path(services.__file__).parents[1],
+            cwd=services.ROOT,
             env=services.kept_environment(),
             stdin=subprocess.DEVNULL,
             stdout=log,

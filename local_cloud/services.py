@@ -16,6 +16,9 @@ from local_cloud.state import REGION
 
 ACCOUNT_ID = "000000000000"
 
+#: The folder that holds ``local_cloud``; ``python -m`` finds our own parts from there.
+ROOT = Path(__file__).resolve().parents[1]
+
 #: The services that MiniStack answers for us, by boto3's names.
 MINISTACK_SERVICES = (
     "s3",
@@ -112,7 +115,7 @@ def command(name: str, ports: Mapping[str, int], state: Path) -> Sequence[str]:
 
 def working_folder(name: str, state: Path) -> Path:
     """Return where a part runs: its own folder, or for our own ones the folder that holds ``local_cloud``."""
-    return Path(__file__).parents[1] if name in ("sagemaker", "hub") else state
+    return ROOT if name in ("sagemaker", "hub") else state
 
 
 def clear_temporary(name: str, state: Path) -> None:
@@ -124,7 +127,10 @@ def clear_temporary(name: str, state: Path) -> None:
 
 def kept_environment() -> dict[str, str]:
     """Return what is passed on of the person's environment."""
-    return {k: v for k, v in os.environ.items() if k in KEPT_ENVIRONMENT or k.startswith("LC_")}
+    kept = {k: v for k, v in os.environ.items() if k in KEPT_ENVIRONMENT or k.startswith("LC_")}
+    # Our own folder stays out of it: a Lambda handler must not find here what it will not find on AWS.
+    others = [path for path in kept.pop("PYTHONPATH", "").split(os.pathsep) if path and Path(path).resolve() != ROOT]
+    return kept | ({"PYTHONPATH": os.pathsep.join(others)} if others else {})
 
 
 def environment(name: str, ports: Mapping[str, int], root: Path) -> dict[str, str]:

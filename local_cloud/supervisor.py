@@ -89,8 +89,8 @@ class Supervisor:
             signal.signal(number, self.on_stop)
         signal.signal(signal.SIGHUP, self.on_reread)
         self.guard()
-        self.read_plan()
         try:
+            self.read_plan()
             while not self.asked_to_stop:
                 self.tend()
                 busy = any(child.state in ("starting", "restarting") for child in self.children.values())
@@ -133,7 +133,7 @@ class Supervisor:
         self.keeper = subprocess.Popen(
             [sys.executable, "-m", "local_cloud.keeper", str(self.folder.root)],
             stdin=subprocess.PIPE,
-            cwd=Path(__file__).parents[1],
+            cwd=services.ROOT,
             start_new_session=True,
             pass_fds=[self.lock.fileno()],
         )
@@ -151,7 +151,15 @@ class Supervisor:
         self.write_status()
 
     def launch(self, child: Child) -> None:
-        """Start one part's process."""
+        """Start one part's process; one that cannot be started is given up."""
+        child.began = time.monotonic()
+        try:
+            self.start_process(child)
+        except OSError as error:
+            self.give_up(child, f"{child.part.title} cannot be started: {error}")
+
+    def start_process(self, child: Child) -> None:
+        """Clear what the part left behind and start it."""
         name = child.part.name
         processes.end_all_marked(self.folder.root, grace=1, part=name)
         state = self.folder.root / name
@@ -161,7 +169,6 @@ class Supervisor:
         if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
         ports = {other: self.plan.ports[other] for other in self.children}
-        child.began = time.monotonic()
         child.process = processes.start(
             services.command(name, ports, state),
             env=services.environment(name, ports, self.folder.root),

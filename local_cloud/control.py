@@ -68,6 +68,8 @@ def up(
     for name in (*without, *forced):
         if name not in PARTS:
             raise LocalCloudError(f"the embedded cloud has no part {name!r}; its parts are {', '.join(PARTS)}")
+    if both := sorted(set(without) & set(forced)):
+        raise LocalCloudError(f"{both[0]} is left out and given a port at once; drop one of the two options")
     wanted = [name for name in PARTS if name not in without]
     if "sagemaker" in wanted and "ministack" not in wanted:
         raise LocalCloudError("sagemaker reads its archives and roles from ministack: leave out both, or neither")

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -85,11 +86,29 @@ def end(processes: Iterable[psutil.Process], grace: float) -> list[int]:
     waiting = list(processes)
     for process in waiting:
         _send(process, signal.SIGTERM)
-    _, stubborn = psutil.wait_procs(waiting, timeout=grace)
+    stubborn = _still_there(waiting, grace)
     for process in stubborn:
         _send(process, signal.SIGKILL)
-    psutil.wait_procs(stubborn, timeout=5)
+    _still_there(stubborn, 5)
     return [process.pid for process in stubborn]
+
+
+def _still_there(waiting: list[psutil.Process], patience: float) -> list[psutil.Process]:
+    """Wait until the processes have ended and return those that have not.
+
+    One that has ended but was not collected yet counts as ended: in a container the first process may never do so.
+    """
+    deadline = time.monotonic() + patience
+    while (left := [process for process in waiting if _runs(process)]) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return False
 
 
 def end_all_marked(folder: Path, grace: float, part: str | None = None) -> list[int]:

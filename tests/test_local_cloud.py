@@ -229,6 +229,19 @@ def test_the_end_of_a_log(tmp_path: Path) -> None:
     assert len(last_lines(path, 500)) == 500
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--without", "ministack"), "leave out both"),
+        (("--without", "hub", "--port", "hub=9000"), "drop one"),
+    ],
+)
+def test_options_that_contradict_each_other(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    done = local_cloud("up", "--state-dir", str(tmp_path), *options)
+    assert done.returncode == 1
+    assert message in done.stderr
+
+
 def test_down_and_status_where_nothing_was_ever_started(tmp_path: Path) -> None:
     state = str(tmp_path / "never")
     done = local_cloud("down", "--state-dir", state)

@@ -31,7 +31,7 @@ KINDS: Final[dict[Kind, tuple[int, str]]] = {
     "throttled": (429, "The model is answering as many questions as it may"),
     "internal": (500, "Something is wrong on our side"),
     "model-failed": (502, "The model did not give a usable answer"),
-    "not-ready": (503, "The model is not ready"),
+    "not-ready": (503, "Not ready yet"),
     "model-timeout": (504, "The model took too long"),
 }
 

@@ -95,7 +95,8 @@ def promote(
         promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
     )
-    standing = resolve(mlkey, target)
+    ssm = aws_client(target, "ssm")
+    standing = _read(ssm, _name(mlkey))
     if standing is not None and standing.serves_the_same_as(entry):
         return standing
     request: dict[str, Any] = {
@@ -106,7 +107,6 @@ def promote(
     }
     # Parameter Store takes tags only when it creates a parameter.
     creating = {"Tags": [{"Key": key, "Value": value} for key, value in (tags or {}).items()]} if tags else {}
-    ssm = aws_client(target, "ssm")
     written = None
     try:
         if standing is None:
@@ -130,15 +130,8 @@ def resolve(mlkey: str, target: Target) -> RegistryEntry | None:
     CloudError
         If Parameter Store refuses, or the entry is not one of ours.
     """
-    from botocore.exceptions import ClientError
-
-    ssm = aws_client(target, "ssm")
-    try:
-        return _entry(ssm.get_parameter(Name=_name(mlkey))["Parameter"])
-    except ssm.exceptions.ParameterNotFound:
-        return None
-    except ClientError as error:
-        raise _refused(f"read the registry entry {_name(mlkey)}", error) from error
+    name = _name(mlkey)
+    return _read(aws_client(target, "ssm"), name)
 
 
 def entries(target: Target) -> tuple[RegistryEntry, ...]:
@@ -149,7 +142,7 @@ def entries(target: Target) -> tuple[RegistryEntry, ...]:
     CloudError
         If Parameter Store refuses, or an entry is not one of ours.
     """
-    found = _pages("get_parameters_by_path", "list the registry", target, Path=REGISTRY_PATH)
+    found = _pages(aws_client(target, "ssm"), "get_parameters_by_path", Path=REGISTRY_PATH)
     return tuple(sorted(map(_entry, found), key=lambda entry: entry.mlkey))
 
 
@@ -163,20 +156,35 @@ def history(mlkey: str, target: Target) -> tuple[RegistryEntry, ...]:
     CloudError
         If Parameter Store refuses, or an entry is not one of ours.
     """
-    if resolve(mlkey, target) is None:
+    name = _name(mlkey)
+    ssm = aws_client(target, "ssm")
+    try:
+        found = _pages(ssm, "get_parameter_history", Name=name)
+    except ssm.exceptions.ParameterNotFound:
         return ()
-    found = _pages("get_parameter_history", f"read the history of {_name(mlkey)}", target, Name=_name(mlkey))
     return tuple(sorted(map(_entry, found), key=lambda entry: entry.version, reverse=True))
 
 
-def _pages(operation: str, what: str, target: Target, **request: str) -> list[dict[str, Any]]:
+def _read(ssm: Any, name: str) -> RegistryEntry | None:
     from botocore.exceptions import ClientError
 
     try:
-        pages = aws_client(target, "ssm").get_paginator(operation).paginate(**request)
-        return [parameter for page in pages for parameter in page["Parameters"]]
+        return _entry(ssm.get_parameter(Name=name)["Parameter"])
+    except ssm.exceptions.ParameterNotFound:
+        return None
     except ClientError as error:
-        raise _refused(what, error) from error
+        raise _refused(f"read the registry entry {name}", error) from error
+
+
+def _pages(ssm: Any, operation: str, **request: str) -> list[dict[str, Any]]:
+    from botocore.exceptions import ClientError
+
+    try:
+        return [found for page in ssm.get_paginator(operation).paginate(**request) for found in page["Parameters"]]
+    except ssm.exceptions.ParameterNotFound:
+        raise
+    except ClientError as error:
+        raise _refused(f"read the registry ({', '.join(request.values())})", error) from error
 
 
 def _name(mlkey: str) -> str:

@@ -207,7 +207,7 @@ def smoke_invoke(
         target=run.target,
     )
     if api is not None and api.auth == "none":
-        smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey)
+        smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey, target=run.target)
         smoke = smoke.model_copy(update={"api_checked": True})
     create_markdown_artifact(
         markdown.deployment(endpoint, api, smoke), key="endpoint", description="The endpoint and its API"

@@ -1,0 +1,90 @@
+"""The IAM role that SageMaker takes on; created by the pipeline on the embedded cloud only.
+
+On AWS a person with the right to do so creates it once, and names it as ``deploy.role_arn``.
+"""
+
+import json
+from typing import Any
+
+from askline.clients import aws_client
+from askline.records import Target, UploadRef
+from tasks.aws_errors import code_of, explained
+
+ROLE_NAME = "askline-sagemaker-execution"
+
+TRUST: dict[str, Any] = {
+    "Version": "2012-10-17",
+    "Statement": [
+        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"},
+    ],
+}
+
+
+def permissions(bucket: str, *, partition: str, region: str, account: str) -> dict[str, Any]:
+    """Return the least that an endpoint needs: read the bucket, write its log, pull the image, count its calls."""
+    logs = f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/*"
+    return {
+        "Version": "2012-10-17",
+        "Statement": [
+            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:{partition}:s3:::{bucket}/*"},
+            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:{partition}:s3:::{bucket}"},
+            {
+                "Effect": "Allow",
+                "Action": [
+                    "logs:CreateLogGroup",
+                    "logs:CreateLogStream",
+                    "logs:PutLogEvents",
+                    "logs:DescribeLogStreams",
+                ],
+                "Resource": logs,
+            },
+            {
+                "Effect": "Allow",
+                "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+                # The images belong to AWS's own accounts, one for each region.
+                "Resource": f"arn:{partition}:ecr:{region}:*:repository/*",
+            },
+            # These two actions know no resource.
+            {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+            {
+                "Effect": "Allow",
+                "Action": "cloudwatch:PutMetricData",
+                "Resource": "*",
+                "Condition": {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}},
+            },
+        ],
+    }
+
+
+def ensure_local_role(upload: UploadRef, *, target: Target, tags: dict[str, str]) -> str:
+    """Create the role on the embedded cloud where it is missing, let it read the bucket, and return its ARN.
+
+    Each bucket has an inline policy of its own, so that a second bucket does not take the first one's permission.
+
+    Raises
+    ------
+    CloudError
+        If IAM refuses.
+    """
+    from botocore.exceptions import ClientError
+
+    iam = aws_client(target, "iam")
+    with explained(f"create the role {ROLE_NAME}"):
+        try:
+            role = iam.create_role(
+                RoleName=ROLE_NAME,
+                AssumeRolePolicyDocument=json.dumps(TRUST),
+                Description="Taken on by SageMaker to serve askline's packages",
+                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+            )["Role"]
+        except ClientError as error:
+            if code_of(error) != "EntityAlreadyExists":
+                raise
+            role = iam.get_role(RoleName=ROLE_NAME)["Role"]
+        arn = str(role["Arn"])
+        _, partition, _, _, account, _ = arn.split(":", 5)
+        policy = permissions(upload.bucket, partition=partition, region=target.region, account=account)
+        iam.put_role_policy(
+            RoleName=ROLE_NAME, PolicyName=f"serve-from-{upload.bucket}", PolicyDocument=json.dumps(policy)
+        )
+    return arn

@@ -1,0 +1,166 @@
+"""Ask the deployed endpoint, and the API in front of it, what the evaluation asked, and compare the answers.
+
+"InService" does not mean that the model is loaded: only an answered question does.
+"""
+
+import json
+import time
+from typing import Any
+
+from askline.clients import aws_client
+from askline.config import SmokeConfig
+from askline.errors import DeployError
+from askline.progress import Progress, quiet
+from askline.records import ApiRef, EndpointRef, Scores, SmokeAnswer, SmokeRef, Target
+from askline.store import ArtifactStore
+from tasks.api_call import call_api
+from tasks.aws_errors import code_of, explained, status_of
+from tasks.held_out import read_held_out, same_answer, spread
+
+#: A cold start may take as long as SageMaker gives a container to answer its ping.
+COLD_SECONDS = 180
+#: Answers that mean "not yet": the model is loading, or no container is free.
+NOT_YET = frozenset({"ModelNotReadyException", "ServiceUnavailable", "ThrottlingException"})
+RETRY_SECONDS = 1.0
+SEED = 7
+#: Disagreements that an error message shows.
+SHOWN = 3
+
+
+def smoke_invoke(
+    config: SmokeConfig,
+    endpoint: EndpointRef,
+    scores: Scores,
+    *,
+    api: ApiRef | None = None,
+    target: Target,
+    store: ArtifactStore,
+    progress: Progress = quiet,
+) -> SmokeRef:
+    """Ask ``config.questions`` held-out questions and, where the dataset has some, one that is out of scope.
+
+    Parameters
+    ----------
+    api
+        Where one of the questions is asked once more; the MLKey must be in the registry by then.
+
+    Raises
+    ------
+    DeployError
+        If fewer than ``config.min_agreement`` of the answers are the evaluation's, the endpoint does not answer, or
+        the API answers otherwise.
+    ArtifactError
+        If the predictions are missing or damaged.
+    """
+    held_out = read_held_out(scores, store)
+    chosen = spread([row for row in held_out if row.in_scope], config.questions, seed=SEED)
+    chosen += spread([row for row in held_out if not row.in_scope], 1, seed=SEED)
+    # One attempt each: the waiting below is bounded, and tells how long it has been.
+    runtime = aws_client(target, "sagemaker-runtime", read_timeout=70, retries={"mode": "standard", "max_attempts": 1})
+
+    answers = []
+    cold_start = 0.0
+    for number, row in enumerate(chosen):
+        started = time.monotonic()
+        answered = _ask(runtime, endpoint.name, row.question, progress)
+        seconds = time.monotonic() - started
+        cold_start = cold_start or seconds
+        answers.append(
+            SmokeAnswer(
+                question=row.question,
+                expected=row.answer,
+                evaluated=row.prediction,
+                answered=answered,
+                seconds=seconds,
+            )
+        )
+        progress((number + 1) / len(chosen), f"{number + 1}/{len(chosen)} questions")
+    agreed = sum(same_answer(answer.evaluated, answer.answered) for answer in answers)
+    smoke = SmokeRef(
+        asked=len(answers), agreed=agreed, answers=tuple(answers), api_checked=False, cold_start_seconds=cold_start
+    )
+    _check_agreement(config, endpoint, smoke)
+    if api is not None:
+        smoke_api(api, smoke, mlkey=endpoint.mlkey, target=target)
+        smoke = smoke.model_copy(update={"api_checked": True})
+    return smoke
+
+
+def smoke_api(api: ApiRef, smoke: SmokeRef, *, mlkey: str, target: Target) -> None:
+    """Ask the API the first question that the endpoint was asked, and compare the answer.
+
+    Raises
+    ------
+    DeployError
+        If the API cannot be reached, refuses, or answers otherwise than the endpoint did.
+    """
+    import httpx
+
+    asked = smoke.answers[0]
+    query = {"MLKey": mlkey, "question": asked.question}
+    give_up = time.monotonic() + COLD_SECONDS
+    while True:
+        try:
+            answer = call_api(api, query=query, target=target)
+        except httpx.HTTPError as error:
+            raise DeployError(f"the API {api.url} cannot be reached: {error!r}; try again", retryable=True) from error
+        if answer.status_code not in (429, 503) or time.monotonic() > give_up:
+            break
+        time.sleep(RETRY_SECONDS)
+    if answer.status_code != 200:
+        raise DeployError(
+            f"the API {api.url} answered {answer.status_code} to {asked.question!r}: {answer.text[:300]}",
+            retryable=answer.status_code >= 500,
+        )
+    try:
+        answered = answer.json()["answer"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DeployError(f"the API {api.url} gave no JSON object with an answer: {answer.text[:300]}") from error
+    if not isinstance(answered, str) or not same_answer(answered, asked.answered):
+        raise DeployError(
+            f"the API {api.url} answered {answered!r} to {asked.question!r}, and the endpoint {asked.answered!r}; "
+            f"look which endpoint the registry holds for {mlkey}"
+        )
+
+
+def _ask(runtime: Any, endpoint: str, question: str, progress: Progress) -> str:
+    """Return the endpoint's answer to one question, waiting while it is cold."""
+    from botocore.exceptions import ClientError
+
+    started = time.monotonic()
+    body = json.dumps({"inputs": question}, ensure_ascii=False).encode()
+    while True:
+        with explained(f"ask the endpoint {endpoint} {question!r}", error_type=DeployError):
+            try:
+                answer = runtime.invoke_endpoint(
+                    EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=body
+                )
+                text = answer["Body"].read().decode("utf-8")
+                break
+            except ClientError as error:
+                waited = time.monotonic() - started
+                not_yet = code_of(error) in NOT_YET or status_of(error) in (429, 503)
+                if not not_yet or waited > COLD_SECONDS:
+                    raise
+        progress(0.0, f"the endpoint is cold, {waited:.0f} s")
+        time.sleep(RETRY_SECONDS)
+    try:
+        return str(json.loads(text)["answers"][0]["answer"])
+    except (ValueError, KeyError, IndexError, TypeError) as error:
+        raise DeployError(
+            f"the endpoint {endpoint} gave no answer to {question!r}, but {text[:300]!r}; it does not serve our package"
+        ) from error
+
+
+def _check_agreement(config: SmokeConfig, endpoint: EndpointRef, smoke: SmokeRef) -> None:
+    if smoke.agreed >= config.min_agreement * smoke.asked:
+        return
+    different = [answer for answer in smoke.answers if not same_answer(answer.evaluated, answer.answered)]
+    shown = "; ".join(
+        f"{answer.question!r} gave {answer.answered!r}, in the evaluation {answer.evaluated!r}"
+        for answer in different[:SHOWN]
+    )
+    raise DeployError(
+        f"the endpoint {endpoint.name} gave the evaluation's answer to {smoke.agreed} of {smoke.asked} questions, and "
+        f"smoke.min_agreement asks for {config.min_agreement:.0%}: {shown}"
+    )

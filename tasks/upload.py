@@ -1,0 +1,209 @@
+"""Bring ``model.tar.gz`` to S3, under a key made of its own hash, once."""
+
+import base64
+import re
+from typing import Any
+from urllib.parse import urlencode
+
+from askline.clients import aws_client
+from askline.config import PackageConfig
+from askline.errors import CloudError, ConfigError
+from askline.progress import Progress, quiet
+from askline.records import PackageRef, Target, UploadRef
+from askline.store import ArtifactStore
+from tasks.aws_errors import code_of, explained, is_missing, status_of
+from tasks.deployment_plan import MANAGED
+from tasks.package import ARCHIVE
+
+#: Up to here the archive goes in one request, with its whole sha256 for S3 to verify; beyond, in parts that S3
+#: verifies one by one.
+ONE_REQUEST_BYTES = 64 * 2**20
+_BUCKET_NAME = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def upload_package(
+    config: PackageConfig,
+    package: PackageRef,
+    *,
+    mlkey: str,
+    store: ArtifactStore,
+    target: Target,
+    tags: dict[str, str],
+    progress: Progress = quiet,
+) -> UploadRef:
+    """Upload the archive to ``<prefix>/<mlkey>/<first 12 of its sha256>/model.tar.gz``, unless it is there.
+
+    The bucket is ``config.bucket`` or ``askline-<account>-<region>``. One that is missing is created: private,
+    encrypted and tagged. A bucket of another account is never written to.
+
+    Parameters
+    ----------
+    tags
+        Further tags for the bucket and the object.
+
+    Raises
+    ------
+    CloudError
+        If AWS refuses; ``retryable`` when it was throttling or a lost connection.
+    ConfigError
+        If the bucket's name is not legal.
+    ArtifactError
+        If the package is missing or damaged.
+    """
+    archive = store.verify("package", package.sha256) / ARCHIVE
+    s3 = aws_client(target, "s3")
+    with explained("find out which AWS account this is (sts:GetCallerIdentity)"):
+        account = str(aws_client(target, "sts").get_caller_identity()["Account"])
+    bucket = config.bucket or f"askline-{account}-{target.region}"
+    if not _BUCKET_NAME.fullmatch(bucket):
+        raise ConfigError(
+            f"package.bucket {bucket!r} is no legal bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
+        )
+    labels = {**MANAGED, "askline:mlkey": mlkey, **tags}
+    _ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
+
+    key = "/".join(filter(None, [config.prefix.strip("/"), mlkey, package.archive_sha256[:12], ARCHIVE]))
+    uri = f"s3://{bucket}/{key}"
+    found = _head(s3, bucket, key, account)
+    reused = (
+        found is not None
+        and found["Metadata"].get("sha256") == package.archive_sha256
+        and found["ContentLength"] == package.size
+    )
+    if not reused:
+        _send(s3, archive, package, bucket=bucket, key=key, account=account, tags=labels, progress=progress)
+        found = _head(s3, bucket, key, account)
+        if found is None or found["ContentLength"] != package.size:
+            size = None if found is None else found["ContentLength"]
+            raise CloudError(
+                f"{uri} was sent with {package.size} bytes, and S3 holds {size}; try again", retryable=True
+            )
+    progress(1.0, f"{uri} {'is there already' if reused else 'uploaded'}")
+    version = None if found is None else found.get("VersionId")
+    return UploadRef(
+        bucket=bucket,
+        key=key,
+        uri=uri,
+        archive_sha256=package.archive_sha256,
+        version_id=None if version == "null" else version,
+        reused=reused,
+    )
+
+
+def _ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+    from botocore.exceptions import ClientError
+
+    with explained(f"look at the bucket {bucket}"):
+        try:
+            place = s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account).get("BucketRegion") or region
+        except ClientError as error:
+            if status_of(error) == 403:
+                raise CloudError(
+                    f"the bucket {bucket} belongs to another account, or these credentials (account {account}) may not "
+                    "list it; set package.bucket to a bucket of your own, or grant s3:ListBucket"
+                ) from error
+            if status_of(error) == 301:
+                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+                place = headers.get("x-amz-bucket-region", "another region")
+            elif is_missing(error):
+                place = None
+            else:
+                raise
+    if place is None:
+        _create_bucket(s3, bucket, account, region, tags)
+    elif place != region:
+        raise CloudError(
+            f"the bucket {bucket} is in {place}, and SageMaker in {region} cannot read an archive from there; set "
+            f"package.bucket to a bucket in {region}, or region to {place}"
+        )
+
+
+def _create_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+    from botocore.exceptions import ClientError
+
+    # us-east-1 is the one region that must not be named.
+    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    taken = {"BucketAlreadyExists": "set package.bucket to another name: this one belongs to another account"}
+    with explained(f"create the bucket {bucket}", advice=taken):
+        try:
+            s3.create_bucket(Bucket=bucket, **place)
+        except ClientError as error:
+            if code_of(error) != "BucketAlreadyOwnedByYou":  # another run created it a moment ago
+                raise
+        s3.put_public_access_block(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
+        )
+        s3.put_bucket_encryption(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+        s3.put_bucket_tagging(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            Tagging={"TagSet": [{"Key": name, "Value": value} for name, value in tags.items()]},
+        )
+
+
+def _head(s3: Any, bucket: str, key: str, account: str) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError
+
+    with explained(f"look at s3://{bucket}/{key}"):
+        try:
+            found: dict[str, Any] = s3.head_object(
+                Bucket=bucket, Key=key, ExpectedBucketOwner=account, ChecksumMode="ENABLED"
+            )
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+    return found
+
+
+def _send(
+    s3: Any,
+    archive: Any,
+    package: PackageRef,
+    *,
+    bucket: str,
+    key: str,
+    account: str,
+    tags: dict[str, str],
+    progress: Progress,
+) -> None:
+    from boto3.s3.transfer import TransferConfig
+
+    whole = base64.b64encode(bytes.fromhex(package.archive_sha256)).decode()
+    checksum = {"ChecksumSHA256": whole} if package.size < ONE_REQUEST_BYTES else {"ChecksumAlgorithm": "SHA256"}
+    sent = 0
+
+    def count(size: int) -> None:
+        nonlocal sent
+        sent += size
+        progress(min(0.99, sent / package.size), f"{sent / 1e6:.0f} of {package.size / 1e6:.0f} MB")
+
+    damaged = {"BadDigest": "the bytes changed on the way; try again"}
+    with explained(f"upload {ARCHIVE} to s3://{bucket}/{key}", advice=damaged):
+        s3.upload_file(
+            str(archive),
+            bucket,
+            key,
+            ExtraArgs={
+                **checksum,
+                "ContentType": "application/gzip",
+                "ExpectedBucketOwner": account,
+                "Metadata": {"sha256": package.archive_sha256},
+                "Tagging": urlencode(tags),
+            },
+            Config=TransferConfig(multipart_threshold=ONE_REQUEST_BYTES, multipart_chunksize=16 * 2**20),
+            Callback=count,
+        )

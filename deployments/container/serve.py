@@ -237,6 +237,7 @@ def main(argv: list[str] | None = None) -> None:
     if not options.model_dir.is_dir():
         parser.error(f"--model-dir {options.model_dir}: there is no such folder")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stdout)
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)
     config = uvicorn.Config(
         create_app(options.model_dir.resolve()),
         host=options.host,

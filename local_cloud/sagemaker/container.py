@@ -124,15 +124,18 @@ class Container:
                 problem = "did not pass the ping health check: the model could not be loaded"
                 break
             await asyncio.sleep(0.05)
+        tail = self.log_tail()
         await self.stop()
-        raise ContainerError(f"{problem}. {self.log_tail()}")
+        raise ContainerError(f"{problem}. {tail}")
 
     def death(self) -> str:
         """Say why the process is no longer there."""
         if self.killed_because:
             return self.killed_because
         code = self._process.returncode
-        if code is not None and code < 0:
+        if code is None:
+            return "closed the connection without an answer"
+        if code < 0:
             return f"was ended by the signal {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
 

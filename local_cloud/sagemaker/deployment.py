@@ -80,7 +80,7 @@ class Deployment:
         ContainerError, ArchiveError
             If it cannot be started.
         """
-        if self._container and self._container.alive:
+        if self._container and self._container.alive and not self._starting.locked():
             return self._container
         async with self._starting:
             if self._container and self._container.alive:
@@ -133,10 +133,12 @@ class Deployment:
     async def remove(self, drain_seconds: float = 0.0) -> None:
         """Let calls in flight end, stop the container and delete its files."""
         deadline = time.monotonic() + drain_seconds
-        while self.in_flight and time.monotonic() < deadline:
-            await asyncio.sleep(0.05)
-        self._removed = True
-        await self.stop()
+        try:
+            while self.in_flight and time.monotonic() < deadline:
+                await asyncio.sleep(0.05)
+        finally:  # also when the server is being stopped meanwhile
+            self._removed = True
+            await self.stop()
         await asyncio.to_thread(remove_tree, self._folder)
         with contextlib.suppress(OSError):
             self._folder.parent.rmdir()  # the endpoint's folder, unless another generation lives there

@@ -170,10 +170,10 @@ class Endpoints:
         else:
             record |= {"EndpointStatus": "InService" if previous else "Failed"}
             record["FailureReason"] = reason[:_MAX_FAILURE_REASON]
+            await candidate.remove()
         log.info("%s: %s%s", name, record["EndpointStatus"], f": {reason}" if reason else "")
         self._state.put("endpoint", record)
         if reason is not None:
-            await candidate.remove()
             return
         self._active[name] = candidate
         if previous:

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from local_cloud.sagemaker.archive import ArchiveError
-from local_cloud.sagemaker.container import Container, ContainerError
+from local_cloud.sagemaker.container import ContainerError
 from local_cloud.sagemaker.deployment import Deployment, Settings
 from local_cloud.sagemaker.endpoints import Endpoints
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
@@ -65,15 +65,22 @@ class Runtime:
                 "ThrottlingException", f"Rate exceeded: endpoint {name} answers {limit} calls at once (MaxConcurrency)."
             )
         async with deployment.call():
-            try:
-                container = await deployment.running()
-            except (ContainerError, ArchiveError) as error:
-                raise self._model_error(name, 0, f"The container {error}") from None
-            return await self._forward(name, container, request, body, variant=variant, most=most)
+            answer = await self._forward(name, deployment, request, body, variant=variant, most=most)
+            if answer is None:
+                # The container had died without our having noticed. Nothing was sent, so a new one may get the call.
+                answer = await self._forward(name, deployment, request, body, variant=variant, most=most)
+            if answer is None:
+                raise self._model_error(name, 0, "The container could not be reached.")
+            return answer
 
     async def _forward(
-        self, name: str, container: Container, request: Request, body: bytes, *, variant: str, most: int
-    ) -> Response:
+        self, name: str, deployment: Deployment, request: Request, body: bytes, *, variant: str, most: int
+    ) -> Response | None:
+        """Put the call to the container; None says that nobody was there to take it."""
+        try:
+            container = await deployment.running()
+        except (ContainerError, ArchiveError) as error:
+            raise self._model_error(name, 0, f"The container {error}") from None
         passed_on = ("content-type", "accept", _CUSTOM_ATTRIBUTES)
         headers = {header: request.headers[header] for header in passed_on if header in request.headers}
         try:
@@ -88,8 +95,10 @@ class Runtime:
                 0,
                 f"Your invocation timed out while waiting for a response from container primary ({seconds:g} seconds).",
             ) from None
-        except httpx.HTTPError:
+        except httpx.HTTPError as error:
             await container.ended()
+            if isinstance(error, httpx.ConnectError):
+                return None
             raise self._model_error(name, 0, f"The container {container.death()}.") from None
         if answer.status_code >= 400:
             raise self._model_error(name, answer.status_code, answer.text)

@@ -46,7 +46,7 @@ def resolve_source(config: DatasetConfig, *, target: Target, state_dir: Path) ->
     DatasetFormatError
         If it is too large, or a folder without data.
     """
-    place = sources.classify(config.source)
+    place = sources.classify(config.source, target.hub)
     if place.kind == "sample":
         if target.kind == "aws":
             return sources.resolve_local(sources.SAMPLE_FOLDER, config)

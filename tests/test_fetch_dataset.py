@@ -188,6 +188,10 @@ def test_an_encoding_that_does_not_fit_names_the_line_and_the_option(tmp_path, f
     path = write(tmp_path / "d.csv", "question,answer\na,b\nOù ?,là\n", "latin-1")
     with pytest.raises(DatasetFormatError, match=r"d\.csv, line 3: the byte 0xf9 is not utf-8.*--dataset\.encoding"):
         fetch(path, encoding="utf-8")
+    mixed = tmp_path / "mixed.csv"
+    mixed.write_bytes("question,answer\nÀ qui est-ce ?,élève être çà\nOù ?,là\n".encode() + b"caf\xe9 ?,x\n")
+    with pytest.raises(DatasetFormatError, match=r"mixed\.csv, line 4: the byte 0xe9 is not UTF-8, though the rest"):
+        fetch(mixed)
     with pytest.raises(ConfigError, match="no text encoding 'latin-99'"):
         fetch(path, encoding="latin-99")
     with pytest.raises(ConfigError, match="no text encoding 'zlib'"):

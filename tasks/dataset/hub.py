@@ -14,7 +14,6 @@ from tasks.dataset.sources import data_files
 SAMPLE_REPO = "askline/biography"
 
 _TIMEOUT = 15.0
-_HF = "https://huggingface.co"
 
 
 def hub_client(target: Target) -> Any:
@@ -155,7 +154,7 @@ def _explained(repo_id: str, revision: str | None, target: Target) -> Iterator[N
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         raise DatasetNotFoundError(
-            f"{at} answered {status} for the dataset {repo_id}: {error.server_message or error}"
+            f"{at} answered {status} for the dataset {repo_id}: {error.server_message or _first_line(error)}"
             + (" Check HF_TOKEN." if status in (401, 403) else ""),
             retryable=status >= 500 or status in (408, 429),
         ) from error

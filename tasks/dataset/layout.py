@@ -51,8 +51,10 @@ def find_splits(folder: Path, subset: str | None, *, cache: Path) -> tuple[dict[
         raise DatasetFormatError(f"{folder.name} holds no data file; askline reads {SUFFIXES}")
     if len(present) == 1 and subset is None and not _card_names(root, None):
         return {ALL: present}, []
-    level = logging.getLogger("datasets.load").level
-    logging.getLogger("datasets.load").setLevel(logging.ERROR)
+    talkative = [logging.getLogger(name) for name in ("datasets.load", "huggingface_hub.repocard")]
+    levels = [logger.level for logger in talkative]
+    for logger in talkative:
+        logger.setLevel(logging.ERROR)  # a folder without a card is no reason for a warning
     try:
         builder = load_dataset_builder(str(root.resolve()), name=subset, cache_dir=str(cache))
         found = builder.config.data_files
@@ -63,7 +65,8 @@ def find_splits(folder: Path, subset: str | None, *, cache: Path) -> tuple[dict[
             raise ConfigError(f"the dataset {choice}: name one with --dataset.subset. {_names_in(message)}") from None
         raise DatasetFormatError(f"the splits of {folder.name} cannot be told: {message.splitlines()[0]}") from None
     finally:
-        logging.getLogger("datasets.load").setLevel(level)
+        for logger, level in zip(talkative, levels, strict=True):
+            logger.setLevel(level)
     splits = {str(split): [_within(Path(file), root) for file in files] for split, files in (found or {}).items()}
     return _choose(splits, present, root)
 

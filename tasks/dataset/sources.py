@@ -16,7 +16,8 @@ SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_PAGE = re.compile(r"https?://[^/]+/datasets/([^/?#]+/[^/?#]+)/?(?:tree/([^/?#]+)/?)?")
+_HUB_PAGE = re.compile(r"/datasets/([^/?#]+/[^/?#]+)/?(?:tree/([^/?#]+)/?)?")
+_HUGGING_FACE = "https://huggingface.co"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _OTHER_SUFFIXES = (".txt", ".dat", ".zip", ".gz", ".xlsx", ".xls")
 
@@ -31,10 +32,11 @@ class Place:
     """A revision that stands in the location itself, as in a Hub page's address."""
 
 
-def classify(source: str) -> Place:
+def classify(source: str, hub: str) -> Place:
     """Say what kind of place a source is, without asking the network.
 
-    An existing path wins over a Hub id of the same form; ``./x``, ``x.csv`` and the like are always paths.
+    An existing path wins over a Hub id of the same form; ``./x``, ``x.csv`` and the like are always paths. The address
+    of a dataset's page on the Hub at ``hub``, or on huggingface.co, stands for its id.
 
     Raises
     ------
@@ -45,8 +47,9 @@ def classify(source: str) -> Place:
         return Place("sample", SAMPLE)
     if source.startswith("s3://"):
         return Place("s3", source)
-    if page := _HUB_PAGE.fullmatch(source):
-        return Place("hub", page[1], page[2])
+    for home in (hub, _HUGGING_FACE):
+        if home and source.startswith(f"{home}/") and (page := _HUB_PAGE.fullmatch(source.removeprefix(home))):
+            return Place("hub", page[1], page[2])
     if source.startswith("hf://datasets/"):
         name, _, revision = source.removeprefix("hf://datasets/").partition("@")
         return Place("hub", name, revision or None)

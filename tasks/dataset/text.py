@@ -72,6 +72,12 @@ def decode(data: bytes, encoding: str | None, name: str) -> tuple[str, str]:
     try:
         return data.decode(codec), codec
     except UnicodeDecodeError as error:
+        if not mark and _is_mostly_utf8(data):
+            line = data.count(b"\n", 0, error.start) + 1
+            raise DatasetFormatError(
+                f"{name}, line {line}: the byte 0x{data[error.start]:02x} is not UTF-8, though the rest is. "
+                "Mend that line, or name the file's encoding with --dataset.encoding."
+            ) from None
         guess = None if mark else _guess_encoding(data)
         if guess is None:
             raise DatasetFormatError(
@@ -79,6 +85,13 @@ def decode(data: bytes, encoding: str | None, name: str) -> tuple[str, str]:
                 "Save it as UTF-8, or name its encoding with --dataset.encoding."
             ) from None
         return data.decode(guess), guess
+
+
+def _is_mostly_utf8(data: bytes) -> bool:
+    """Tell a UTF-8 file with a broken byte from one in another encoding, where sequences fit by chance only."""
+    text = data.decode(errors="replace")
+    broken = text.count("\ufffd")
+    return sum(character > "\x7f" for character in text) - broken > 4 * broken
 
 
 def _guess_encoding(data: bytes) -> str | None:

@@ -54,6 +54,8 @@ def explained(doing: str, *, hub: str, repo_id: str | None = None, secret: str |
             raise fail(error, "Check the network and that the Hub is up, then try again.", retryable=True) from error
         if isinstance(error, OSError):
             raise fail(error, "Check the disk's free space and the permissions of the files.") from error
+        if isinstance(error, KeyError | TypeError):
+            raise fail(error, "It does not answer as a Hugging Face Hub does: check its address.") from error
         if isinstance(error, ValueError | RuntimeError):
             raise fail(error, "Please report this.") from error
         raise

@@ -98,7 +98,8 @@ def _metadata(
     results = []
     measured = [("test", "questions not seen in training", scores.test)]
     if scores.out_of_scope is not None:
-        measured.append(("test", "out-of-scope questions", scores.out_of_scope))
+        # A split of its own: results with the same task, dataset, split and revision would be merged.
+        measured.append(("test, out of scope", "out-of-scope questions", scores.out_of_scope))
     for split, kind, each in measured:
         values = (("exact_match", each.exact_match), ("f1", each.token_f1), ("rouge", each.rouge_l))
         results += [

@@ -1,0 +1,193 @@
+"""The step evaluate: how well a model answers, beside what it must beat.
+
+``evaluate_model`` writes a ``scores`` artifact: ``scores.json`` and ``predictions.jsonl``, a line per question.
+"""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from askline.config import EvaluationConfig
+from askline.errors import DatasetError
+from askline.progress import Progress, quiet
+from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
+from askline.store import ArtifactStore
+from tasks.evaluation.answers import answer_questions
+from tasks.evaluation.text import exact_match, normalise, token_f1
+from tasks.rows import Row, read_rows
+
+#: More training questions than this are sampled: they show what was learnt, the held-out ones what matters.
+TRAIN_SAMPLE = 2000
+SAMPLE_SEED = 13
+
+
+def evaluate_model(
+    config: EvaluationConfig,
+    model: ModelRef,
+    dataset: DatasetRef,
+    *,
+    store: ArtifactStore,
+    target: Target,
+    work_dir: Path,
+    progress: Progress = quiet,
+) -> Scores:
+    """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
+
+    The untuned base, the nearest training question and logistic regression answer the same held-out questions.
+    Answers are generated in fp32, as the package serves them.
+
+    Parameters
+    ----------
+    work_dir
+        Where ``fine_tune`` keeps downloaded bases; give it the same folder.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset has no in-scope held-out questions.
+    ArtifactError
+        If model or dataset is missing or damaged.
+    TrainingError, HubError
+        If the untuned base is gone.
+    """
+    started = time.monotonic()
+    data = store.verify("dataset", dataset.sha256)
+    folder = store.verify("model", model.sha256)
+    train = read_rows(data, "train")
+    held_out = read_rows(data, "test") if "test" in dataset.splits else []
+    test = [row for row in held_out if row.in_scope]
+    if not test:
+        raise DatasetError(
+            "the dataset has no in-scope test question, so nothing says how good the model is. Give it a test split, "
+            "or a larger --dataset.test-fraction"
+        )
+    outside = [row for row in held_out if not row.in_scope]
+    asked = train if len(train) <= TRAIN_SAMPLE else random.Random(SAMPLE_SEED).sample(train, TRAIN_SAMPLE)  # noqa: S311
+    splits = {"train": asked, "test": test, "out_of_scope": outside}
+
+    progress(0.0, "loading the model")
+    tuned = _ask(folder, model, config, [row for rows in splits.values() for row in rows], _part(progress, 0.0, 0.5))
+    answers = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
+
+    questions = [row.question for row in test + outside]
+    rivals, skipped = _baselines(folder, model, config, train, questions, target, work_dir, _part(progress, 0.5, 0.95))
+
+    progress(0.95, "scoring")
+    from tasks.evaluation.scoring import score
+
+    def scores_of(predictions: Sequence[str], rows: Sequence[Row]) -> SplitScores:
+        return score(predictions, [row.answer for row in rows])
+
+    unanswerable = normalise(dataset.unanswerable)
+    facts: dict[str, Any] = {
+        "model_sha256": model.sha256,
+        "train": scores_of(answers["train"], asked),
+        "test": scores_of(answers["test"], test),
+        "out_of_scope": scores_of(answers["out_of_scope"], outside) if outside else None,
+        "false_abstention": sum(normalise(answer) == unanswerable for answer in answers["test"]) / len(test),
+        "baselines": {name: scores_of(given[: len(test)], test) for name, given in rivals.items()},
+        "out_of_scope_baselines": {
+            name: scores_of(given[len(test) :], outside) for name, given in rivals.items() if outside
+        },
+    }
+    by_question = [{name: given[number] for name, given in rivals.items()} for number in range(len(questions))]
+    baselines = {"test": by_question[: len(test)], "out_of_scope": by_question[len(test) :]}
+    with store.new("scores") as draft:
+        with (draft.folder / "predictions.jsonl").open("w", encoding="utf-8") as stream:
+            for split, rows in splits.items():
+                for number, (row, answer) in enumerate(zip(rows, answers[split], strict=True)):
+                    line: dict[str, Any] = {
+                        "split": split,
+                        "question": row.question,
+                        "answer": row.answer,
+                        "prediction": answer,
+                        "exact_match": exact_match(answer, row.answer),
+                        "token_f1": token_f1(answer, row.answer),
+                        "in_scope": row.in_scope,
+                    }
+                    if split in baselines:
+                        line["baselines"] = baselines[split][number]
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        summary = json.loads(Scores(sha256="", seconds=0, **facts).model_dump_json(exclude={"sha256", "seconds"}))
+        summary["skipped"] = skipped
+        text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (draft.folder / "scores.json").write_text(text, encoding="utf-8")
+        sha256 = draft.commit()
+    return Scores(sha256=sha256, seconds=time.monotonic() - started, **facts)
+
+
+def _ask(folder: Path, model: ModelRef, config: EvaluationConfig, rows: Sequence[Row], progress: Progress) -> list[str]:
+    import torch
+    from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+    network = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    tokenizer = T5Tokenizer.from_pretrained(folder)
+    return _answers(network, tokenizer, model, config, [row.question for row in rows], progress)
+
+
+def _answers(
+    network: Any,
+    tokenizer: Any,
+    model: ModelRef,
+    config: EvaluationConfig,
+    questions: Sequence[str],
+    progress: Progress,
+) -> list[str]:
+    import torch
+
+    return answer_questions(
+        network.to("cuda" if torch.cuda.is_available() else "cpu"),
+        tokenizer,
+        questions,
+        prompt=model.prompt,
+        max_source_tokens=model.max_source_tokens,
+        max_target_tokens=model.max_target_tokens,
+        batch_size=config.batch_size,
+        progress=progress,
+    )
+
+
+def _baselines(
+    folder: Path,
+    model: ModelRef,
+    config: EvaluationConfig,
+    train: Sequence[Row],
+    questions: Sequence[str],
+    target: Target,
+    work_dir: Path,
+    progress: Progress,
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the answers of every baseline, by its name, and why one was left out."""
+    from tasks.evaluation.baselines import logistic_regression, nearest_question, why_no_classifier
+    from tasks.training.base import untuned_base
+
+    network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
+    found = {"untuned base": _answers(network, tokenizer, model, config, questions, _part(progress, 0.0, 0.6))}
+    progress(0.6, "nearest question")
+    found["nearest question"] = nearest_question(train, questions)
+    reason = why_no_classifier(train)
+    if reason is not None:
+        return found, [reason]
+    progress(0.7, "logistic regression")
+    found["logistic regression"] = logistic_regression(train, questions)
+    return found, []
+
+
+def _cut(values: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
+    parts, start = [], 0
+    for length in lengths:
+        parts.append(list(values[start : start + length]))
+        start += length
+    return parts
+
+
+def _part(progress: Progress, start: float, end: float) -> Progress:
+    """Report the progress of one part as progress of the whole."""
+
+    def report(share: float, message: str = "") -> None:
+        progress(start + share * (end - start), message)
+
+    return report

@@ -1,0 +1,1 @@
+"""What the evaluation needs: ``answers``, ``text``, ``scoring`` with ``metrics``, and ``baselines``."""

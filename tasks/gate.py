@@ -1,0 +1,44 @@
+"""The quality gate between the evaluation and everything that others will see."""
+
+from askline.config import EvaluationConfig
+from askline.records import DatasetRef, Gate, Scores
+
+UNTUNED = "untuned base"
+
+
+def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) -> Gate:
+    """Compare the scores with their floors.
+
+    Each reason names the figure, the floor and the option that sets it.
+    """
+    test = scores.test
+    reasons = []
+    if test.exact_match < config.min_exact_match:
+        reasons.append(
+            f"exact match on the {test.questions} held-out questions is {test.exact_match:.1%}, below the floor of "
+            f"{config.min_exact_match:.1%} (--evaluation.min-exact-match)"
+        )
+    if test.token_f1 < config.min_token_f1:
+        reasons.append(
+            f"token F1 on the {test.questions} held-out questions is {test.token_f1:.1%}, below the floor of "
+            f"{config.min_token_f1:.1%} (--evaluation.min-token-f1)"
+        )
+    if reasons and dataset.split_by in ("answer", "group"):
+        reasons[-1] += (
+            f". The dataset was split by {dataset.split_by}, so the model has never seen the answers to these "
+            "questions and can only guess; --dataset.split-by wording measures unseen wordings of known answers instead"
+        )
+    outside = scores.out_of_scope
+    if outside is not None and outside.exact_match < config.min_out_of_scope:
+        reasons.append(
+            f"{outside.exact_match:.1%} of the {outside.questions} out-of-scope questions were answered with "
+            f'"{dataset.unanswerable}", below the floor of {config.min_out_of_scope:.1%} '
+            "(--evaluation.min-out-of-scope)"
+        )
+    base = scores.baselines.get(UNTUNED)
+    if config.beat_base and base is not None and test.exact_match < base.exact_match:
+        reasons.append(
+            f"exact match on the held-out questions is {test.exact_match:.1%}, below the untuned base's "
+            f"{base.exact_match:.1%}: fine-tuning made it worse (--evaluation.beat-base false turns this check off)"
+        )
+    return Gate(passed=not reasons, reasons=tuple(reasons))

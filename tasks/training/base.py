@@ -1,0 +1,199 @@
+"""The base model: a local folder, or a repository on the Hub resolved to a commit and downloaded once."""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from askline.clients import LOCAL_HUB_TOKEN
+from askline.errors import HubError, TrainingError
+from askline.records import ModelRef, Target
+from askline.store import sha256_of_folder
+from tasks.training.recipe import SCRATCH
+from tasks.training.scratch import initial_model, small_t5, tokenizer_from_pieces
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained T5 on this machine."""
+
+    folder: Path
+    name: str
+    """Hub id, or the folder's own name: nothing in it depends on where on the machine it lies."""
+    revision: str | None
+    """Commit sha on the Hub; None for a folder."""
+    fingerprint: str
+    """What identifies its bytes: the commit sha, or the sha256 of the folder."""
+
+
+def is_hub_id(base: str) -> bool:
+    """Say whether ``base`` names a Hub repository and no folder that is there."""
+    if base == SCRATCH or Path(base).expanduser().is_dir():
+        return False
+    return not base.startswith(("/", ".", "~")) and base.count("/") <= 1 and "\\" not in base
+
+
+def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path) -> Base:
+    """Return the pretrained base, downloaded from the Hub where it is no local folder.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such folder, or it holds no T5.
+    HubError
+        If the Hub has no such repository or revision, or cannot be reached.
+    """
+    if is_hub_id(base):
+        found = _download(base, revision, target=target, cache=work_dir / "hub")
+    else:
+        folder = Path(base).expanduser()
+        if not folder.is_dir():
+            raise TrainingError(
+                f"there is no folder {base!r} to fine-tune from. Give a folder that from_pretrained reads, a Hub id "
+                'such as google/flan-t5-base, or "scratch" with --training.base'
+            )
+        found = Base(folder, folder.resolve().name, None, sha256_of_folder(folder))
+    _check_is_t5(found)
+    return found
+
+
+def load_base(base: Base) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a pretrained T5; weights in fp32, no code of the repository is run.
+
+    Raises
+    ------
+    TrainingError
+        If its files are damaged or are missing.
+    """
+    import torch
+    from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+    try:
+        pieces = base.folder / "spiece.model"
+        if pieces.is_file() and not (base.folder / "tokenizer.json").is_file():
+            tokenizer = tokenizer_from_pieces(pieces)
+        else:
+            tokenizer = T5Tokenizer.from_pretrained(base.folder)
+        model, report = T5ForConditionalGeneration.from_pretrained(
+            base.folder, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:
+        raise TrainingError(f"the base {base.name} cannot be read: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise TrainingError(
+            f"the base {base.name} lacks {len(names)} weights, such as {names[0]}; it is no whole T5 checkpoint"
+        )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise TrainingError(
+            f"the base {base.name} has a tokenizer of {len(tokenizer)} tokens but "
+            f"{model.get_input_embeddings().num_embeddings} embeddings; the two do not belong together"
+        )
+    return model, tokenizer
+
+
+def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+    """Return (model, tokenizer) from which ``model`` was fine-tuned: what fine-tuning has to improve on.
+
+    From scratch, that is the same architecture with its initial weights, and the trained tokenizer.
+
+    Raises
+    ------
+    TrainingError
+        If the base's folder is gone or has changed since.
+    HubError
+        If the base is on the Hub and cannot be had any more.
+    """
+    about = json.loads((model_folder / "askline.json").read_text(encoding="utf-8"))
+    if model.base == SCRATCH:
+        from transformers import T5Tokenizer
+
+        tokenizer = T5Tokenizer.from_pretrained(model_folder)
+        return initial_model(small_t5(len(tokenizer)), about["recipe"]["seed"]), tokenizer
+    base = find_base(model.base, model.base_revision, target=target, work_dir=work_dir)
+    if base.fingerprint != about["base"]["fingerprint"]:
+        raise TrainingError(
+            f"the base {model.base} has changed since the model was fine-tuned from it, so that nothing can be "
+            "compared with it; put it back, or fine-tune again"
+        )
+    return load_base(base)
+
+
+def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
+    # Servers without xet storage would otherwise be asked for it; read when huggingface_hub is first imported.
+    if target.kind == "local":
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
+
+    token = LOCAL_HUB_TOKEN if target.kind == "local" else None
+    api = HfApi(endpoint=target.hub, token=token)
+    try:
+        info = api.model_info(repo, revision=revision, timeout=30)
+        names = [sibling.rfilename for sibling in info.siblings or []]
+        weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin*"
+        folder = api.snapshot_download(
+            repo,
+            revision=info.sha,
+            cache_dir=cache,
+            allow_patterns=["*.json", "spiece.model", weights],
+            etag_timeout=30,
+        )
+    except HFValidationError as error:
+        raise TrainingError(
+            f'the base {repo!r} is neither "scratch", nor a folder on this machine, nor a Hub id such as '
+            "google/flan-t5-base"
+        ) from error
+    except GatedRepoError as error:
+        raise HubError(f"the base {repo} is gated: accept its terms on {target.hub} and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise HubError(
+            f"there is no model {repo!r} on {target.hub} (or it is private and HF_TOKEN is not set), and no folder "
+            "of that name here; check --training.base"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(
+            f"the model {repo} on {target.hub} has no revision {revision!r}; check --training.base-revision"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise HubError(
+            f"{target.hub} answered {status} for the model {repo}", retryable=status == 429 or status >= 500
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, TransportError, OSError) as error:
+        raise HubError(
+            f"cannot fetch the base {repo} from {target.hub}: {_first_line(error)}. Check the network, give a local "
+            "folder, or train without a download: --training.base scratch",
+            retryable=True,
+        ) from error
+    return Base(Path(folder), repo, info.sha, info.sha or "")
+
+
+def _check_is_t5(base: Base) -> None:
+    try:
+        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"the base {base.name} has no config.json: it is no model that from_pretrained reads"
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"the config.json of the base {base.name} is no JSON: {error}") from error
+    kind = config.get("model_type")
+    if kind != "t5":
+        raise TrainingError(
+            f"the base {base.name} is of type {kind!r}; askline fine-tunes T5 and Flan-T5 (model_type t5)"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -72,6 +72,7 @@ def explained(
     """
     from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError, ProfileNotFound
+    from botocore.exceptions import ConnectionError as NoConnectionError
 
     try:
         yield
@@ -89,7 +90,7 @@ def explained(
         raise error_type(
             f"cannot {doing}: {error}; sign in (aws configure, aws sso login) or set AWS_PROFILE"
         ) from error
-    except HTTPClientError as error:
+    except (HTTPClientError, NoConnectionError) as error:
         raise error_type(f"cannot {doing}: the connection was lost ({error}); try again", retryable=True) from error
     except BotoCoreError as error:
         raise error_type(f"cannot {doing}: {error}") from error

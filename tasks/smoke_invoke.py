@@ -35,6 +35,7 @@ def smoke_invoke(
     api: ApiRef | None = None,
     target: Target,
     store: ArtifactStore,
+    cold_seconds: float = COLD_SECONDS,
     progress: Progress = quiet,
 ) -> SmokeRef:
     """Ask ``config.questions`` held-out questions and, where the dataset has some, one that is out of scope.
@@ -43,6 +44,8 @@ def smoke_invoke(
     ----------
     api
         Where one of the questions is asked once more; the MLKey must be in the registry by then.
+    cold_seconds
+        How long a question is asked again while the endpoint is not ready or throttles.
 
     Raises
     ------
@@ -62,7 +65,7 @@ def smoke_invoke(
     cold_start = 0.0
     for number, row in enumerate(chosen):
         started = time.monotonic()
-        answered = _ask(runtime, endpoint.name, row.question, progress)
+        answered = _ask(runtime, endpoint.name, row.question, cold_seconds, progress)
         seconds = time.monotonic() - started
         cold_start = cold_start or seconds
         answers.append(
@@ -123,7 +126,7 @@ def smoke_api(api: ApiRef, smoke: SmokeRef, *, mlkey: str, target: Target) -> No
         )
 
 
-def _ask(runtime: Any, endpoint: str, question: str, progress: Progress) -> str:
+def _ask(runtime: Any, endpoint: str, question: str, cold_seconds: float, progress: Progress) -> str:
     """Return the endpoint's answer to one question, waiting while it is cold."""
     from botocore.exceptions import ClientError
 
@@ -140,7 +143,7 @@ def _ask(runtime: Any, endpoint: str, question: str, progress: Progress) -> str:
             except ClientError as error:
                 waited = time.monotonic() - started
                 not_yet = code_of(error) in NOT_YET or status_of(error) in (429, 503)
-                if not not_yet or waited > COLD_SECONDS:
+                if not not_yet or waited > cold_seconds:
                     raise
         progress(0.0, f"the endpoint is cold, {waited:.0f} s")
         time.sleep(RETRY_SECONDS)

@@ -185,8 +185,11 @@ def _teach(network: Any, tokenizer: Any, steps: int) -> None:
     labels = labels.masked_fill(labels == tokenizer.pad_token_id, -100)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     network.train()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # so small a model is many times slower on threads that wait for each other
     for _ in range(steps):
         loss = network(**prompts, labels=labels).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+    torch.set_num_threads(threads)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from askline.records import PipelineReport
-from tests.conftest import REPOSITORY, local_cloud
+from conftest import REPOSITORY, local_cloud
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

@@ -196,7 +196,7 @@ def _data(dataset: DatasetRef) -> str:
     ]
     if dataset.source.subset is not None:
         rows.insert(2, ["Subset", _code(dataset.source.subset)])
-    parts = [table(["", ""], rows)]
+    parts = [table(["Fact", "Value"], rows)]
     if dataset.warnings:
         parts.append("\n".join(["Found in the data:", "", *[f"- {_text(warning)}" for warning in dataset.warnings]]))
     return "\n\n".join(parts)
@@ -235,9 +235,14 @@ def _examples(right: list[dict[str, Any]], wrong: list[dict[str, Any]]) -> str:
 
 
 def _limits(model: ModelRef, scores: Scores, dataset: DatasetRef) -> str:
+    beyond = (
+        "It knows nothing beyond them."
+        if model.base == "scratch"
+        else "What it still knows of its base's training was not measured."
+    )
     points = [
-        f"It is small ({model.parameters / 1e6:.1f} million parameters) and knows what its {dataset.splits['train']:,} "
-        "training questions taught it, nothing else. It cannot reason, count or follow up.",
+        f"It has {model.parameters / 1e6:.1f} million parameters and was trained on "
+        f"{dataset.splits['train']:,} questions. {beyond} It does not reason, count or follow up.",
         f"A prompt is cut after {model.max_source_tokens} tokens, an answer after {model.max_target_tokens}.",
         f"{percent(1 - scores.test.exact_match)} of the unseen questions were answered wrongly, and a wrong answer "
         "sounds like a right one.",

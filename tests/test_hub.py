@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -237,6 +238,15 @@ def test_history_and_empty_commits(api, repo):
     assert [each.title for each in api.list_repo_commits(repo)] == ["all in one"]
 
 
+def test_a_commit_without_changes_is_a_commit(api, hub, repo):
+    before = commit(api, repo, {"a": b"1"}).oid
+    body = json.dumps({"key": "header", "value": {"summary": "nothing new"}})
+    status, _, content = raw(hub, "POST", f"/api/models/{repo}/commit/main", body, AUTHORIZED)
+    assert status == 200
+    assert api.model_info(repo).sha == json.loads(content)["commitOid"] != before
+    assert api.list_repo_files(repo) == ["a"]
+
+
 def test_deletions_of_files_and_folders(api, repo):
     commit(api, repo, {"keep.txt": b"k", "dir/a": b"a", "dir/sub/b": b"b"})
     with pytest.raises(EntryNotFoundError):
@@ -360,6 +370,24 @@ def test_an_upload_that_is_not_what_was_announced_is_dropped(hub, repo):
     assert status == 400
     assert b"was not uploaded" in content
     assert not list((hub.state / "scratch").iterdir())
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(hub, repo):
+    body = json.dumps({"operation": "upload", "objects": [{"oid": "1" * 64, "size": 1000}]})
+    answer = json.loads(raw(hub, "POST", f"/{repo}.git/info/lfs/objects/batch", body, AUTHORIZED)[2])
+    where = answer["objects"][0]["actions"]["upload"]["href"].removeprefix(hub.url)
+    with socket.create_connection(("127.0.0.1", hub.port)) as connection:
+        head = f"PUT {where} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\n"
+        connection.sendall(head.encode() + b"half")
+        deadline = time.monotonic() + 10
+        while not list((hub.state / "scratch").iterdir()):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while list((hub.state / "scratch").iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert "Traceback" not in hub.log.read_text()
 
 
 def test_paths_that_would_leave_the_repository_are_refused(hub, repo):

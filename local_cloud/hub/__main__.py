@@ -61,6 +61,8 @@ def main(arguments: list[str] | None = None) -> int:
                     access_log=options.access_log,
                     lifespan="off",
                     timeout_graceful_shutdown=5,
+                    # Longer than clients keep idle connections, so that none is closed while one is reused.
+                    timeout_keep_alive=60,
                     server_header=False,
                 )
                 uvicorn.Server(config).run(sockets=[sock])

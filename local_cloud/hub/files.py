@@ -8,7 +8,7 @@ from functools import partial
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
@@ -65,6 +65,8 @@ async def lfs_upload(request: Request) -> Response:
             await run_in_threadpool(upload.finish, sha256, size)
     except RefusedError as refusal:
         return refused(refusal)
+    except ClientDisconnect:
+        return refused(RefusedError(400, "the upload ended before its last byte"))
     except OSError as error:
         log.exception("an upload could not be written")
         return refused(RefusedError(507, f"the Hub could not write the upload: {error.strerror}"))

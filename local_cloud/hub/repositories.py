@@ -176,8 +176,9 @@ class Repositories:
             grave = self.scratch / f"deleted-{os.urandom(8).hex()}"
             repo.folder.replace(grave)
             sync_folder(repo.folder.parent)
-            for path in [path for path in self._commits if path.is_relative_to(repo.folder)]:
-                self._commits.pop(path, None)
+            for path in list(self._commits):
+                if path.is_relative_to(repo.folder):
+                    self._commits.pop(path, None)
         shutil.rmtree(grave, ignore_errors=True)
 
     def move(self, repo: Repository, new_id: str) -> Repository:

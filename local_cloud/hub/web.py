@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.convertors import Convertor, register_url_convertor
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -139,6 +139,8 @@ def endpoint(handler: Handler) -> Callable[[Request], Awaitable[Response]]:
             return await run_in_threadpool(handler, call)
         except RefusedError as refusal:
             return refused(refusal)
+        except ClientDisconnect:
+            return refused(RefusedError(400, "the request ended before its last byte"))
         except FileNotFoundError:
             return refused(RefusedError(404, "it has been deleted meanwhile", "RepoNotFound"))
         except OSError as error:

@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -198,21 +199,27 @@ class TransformersEngine:
         self._tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
         # Safetensors only: the other format is a pickle. float(): 5.x keeps the checkpoint's own precision.
         self._model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), use_safetensors=True, **options).float().eval()
+        self._may_pad = masks_padding(self._model, self._tokenizer)
 
     def generate(self, prompts: Sequence[str], *, max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
         """Return an answer and exp(mean token log-probability) for each prompt, in order."""
+        tokens = self._tokenizer(list(prompts), truncation=True, max_length=self._max_source_tokens)["input_ids"]
         rows = max(1, self._score_bytes // (num_beams * max_new_tokens * self._model.config.vocab_size * 4))
-        answers: list[tuple[str, float]] = []
-        for start in range(0, len(prompts), rows):
-            answers += self._generate(list(prompts[start : start + rows]), max_new_tokens, num_beams)
+        answers = [("", 0.0)] * len(prompts)
+        order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
+        for _, same in groupby(order, key=lambda index: 0 if self._may_pad else len(tokens[index])):
+            group = list(same)
+            for start in range(0, len(group), rows):
+                batch = group[start : start + rows]
+                given = self._generate([tokens[index] for index in batch], max_new_tokens, num_beams)
+                for index, answer in zip(batch, given, strict=True):
+                    answers[index] = answer
         return answers
 
-    def _generate(self, prompts: list[str], max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
+    def _generate(self, tokens: list[list[int]], max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
         import torch
 
-        batch = self._tokenizer(
-            prompts, padding=True, truncation=True, max_length=self._max_source_tokens, return_tensors="pt"
-        )
+        batch = self._tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
         with torch.inference_mode():
             output = self._model.generate(
                 input_ids=batch["input_ids"],
@@ -232,13 +239,43 @@ class TransformersEngine:
             )
         generated = output.sequences[:, -scores.shape[1] :]
         # A row that ends early is padded: count its tokens up to and with the end mark.
-        ended = (generated == self._tokenizer.eos_token_id).long().cumsum(dim=1)
-        counted = (ended == 0) | ((ended == 1) & (generated == self._tokenizer.eos_token_id))
-        mean = torch.where(counted, scores, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+        is_end = generated == self._tokenizer.eos_token_id
+        counted = is_end.long().cumsum(dim=1) - is_end.long() == 0
+        mean = torch.where(counted, scores, 0.0).sum(dim=1) / counted.sum(dim=1)
         texts = self._tokenizer.batch_decode(
             output.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False
         )
         return [(text.strip(), float(value)) for text, value in zip(texts, mean.exp().clamp(max=1.0), strict=True)]
+
+
+def masks_padding(model: Any, tokenizer: Any) -> bool:
+    """Say whether a padded question gets the scores that it gets alone.
+
+    In transformers 4.49, which a SageMaker image holds, generation lets T5's decoder look at the padding (mended
+    upstream after that), and a question's answer then depends on its neighbours in the batch. There, only questions of
+    equal length may share one.
+    """
+    import torch
+
+    ids = tokenizer("Is this padded?", return_tensors="pt")["input_ids"]
+    padding = torch.full((1, 8), tokenizer.pad_token_id)
+    first = []
+    for extra in (padding[:, :0], padding):
+        padded = torch.cat([ids, extra], dim=1)
+        mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], dim=1)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=padded,
+                attention_mask=mask,
+                max_new_tokens=1,
+                num_beams=1,
+                do_sample=False,
+                output_scores=True,
+                return_dict_in_generate=True,
+            )
+        first.append(output.scores[0])
+    # Rounding differs in the fourth digit; what the decoder makes of padding, in the first or second.
+    return bool(torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-2))
 
 
 ENGINES: dict[str, Callable[[Path, int], Engine]] = {"transformers": TransformersEngine}

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_package import MAX_TARGET, PROMPT, QUESTIONS, Tiny, tiny  # noqa: F401
@@ -74,6 +75,37 @@ def test_a_large_batch_is_decoded_in_parts_with_the_same_answers(answerer: infer
     whole = answerer.engine.generate(prompts, max_new_tokens=MAX_TARGET, num_beams=1)
     parts = in_parts.generate(prompts, max_new_tokens=MAX_TARGET, num_beams=1)
     assert [answer for answer, _ in whole] == [answer for answer, _ in parts]
+
+
+class IgnoresTheMask:
+    """A model whose generation looks at the padding, as that of transformers 4.49 does."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def generate(self, *, attention_mask: Any, **options: Any) -> Any:
+        return self._model.generate(attention_mask=attention_mask * 0 + 1, **options)
+
+
+def test_padding_never_changes_an_answer_even_where_the_library_lets_it(tiny: Tiny) -> None:  # noqa: F811
+    engine = inference.TransformersEngine(tiny.store.path("model", tiny.model.sha256), 64)
+    prompts = [format_prompt(PROMPT, question) for question in QUESTIONS]
+    prompts.append(format_prompt(PROMPT, "Is this a long one, " + "so long " * 20 + "that its neighbours are padded?"))
+    right = engine.generate(prompts, max_new_tokens=MAX_TARGET, num_beams=1)
+    assert inference.masks_padding(engine._model, engine._tokenizer)
+
+    engine._model = IgnoresTheMask(engine._model)
+    assert not inference.masks_padding(engine._model, engine._tokenizer)
+    wrong = engine.generate(prompts, max_new_tokens=MAX_TARGET, num_beams=1)
+    assert [answer for answer, _ in wrong] != [answer for answer, _ in right], "else this would show nothing"
+    engine._may_pad = inference.masks_padding(engine._model, engine._tokenizer)
+    again = engine.generate(prompts, max_new_tokens=MAX_TARGET, num_beams=1)
+    assert [answer for answer, _ in again] == [answer for answer, _ in right]
+    for (_, confidence), (_, expected) in zip(again, right, strict=True):
+        assert confidence == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ A local target never falls back on AWS: a service without an address is an error
 credentials are not read.
 """
 
+import os
 from typing import Any
 
 from askline.errors import LocalCloudError
@@ -13,6 +14,16 @@ from askline.records import Target
 LOCAL_ACCESS_KEY_ID = "test"
 LOCAL_SECRET_ACCESS_KEY = "test"  # noqa: S105
 LOCAL_HUB_TOKEN = "hf_local"  # noqa: S105
+
+
+def public_hub(target: Target) -> Target:
+    """Return a target whose Hub is the public one (``HF_ENDPOINT``, else huggingface.co), with the person's own token.
+
+    A dataset or a base that the embedded Hub does not hold is looked up there, so that a laptop can try
+    google/flan-t5-base before there is any AWS account. Nothing is ever published there from a local target.
+    """
+    hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    return Target(kind="aws", region=target.region, hub=hub)
 
 
 def aws_client(target: Target, service: str, **config: Any) -> Any:

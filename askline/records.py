@@ -23,6 +23,7 @@ class Target(Record):
     endpoints: dict[str, str] = Field(default_factory=dict)
     """boto3 service name (``s3``, ``sagemaker-runtime`` …) to URL; empty on AWS."""
     hub: str = "https://huggingface.co"
+    """Where models are published, and datasets and bases looked up first."""
     prefect_api: str | None = None
     prefect_ui: str | None = None
 
@@ -36,6 +37,8 @@ class SourceRef(Record):
     revision: str
     """Commit sha of a Hub dataset, else the sha256 (or S3 version/ETag) of the content."""
     subset: str | None = None
+    public: bool = False
+    """True for a dataset of the public Hub that is used with the embedded cloud."""
 
 
 class DatasetRef(Record):

@@ -19,7 +19,8 @@ if __name__ == "__main__":
     sys.exit(launch())
 
 from prefect import flow
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from askline.config import PipelineConfig
 from tasks import steps

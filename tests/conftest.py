@@ -18,7 +18,6 @@ for _name in [name for name in os.environ if name.startswith("AWS_")]:
 for _name in (
     "HF_TOKEN",
     "HUGGING_FACE_HUB_TOKEN",
-    "HF_ENDPOINT",
     "HF_HUB_OFFLINE",
     "PREFECT_API_URL",
     "PREFECT_API_KEY",
@@ -33,6 +32,10 @@ os.environ.update(
         "AWS_EC2_METADATA_DISABLED": "true",
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        # Nothing listens there: no test reaches the public Hub.
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        # One thread each: on a busy machine, waiting threads that spin make torch several times slower.
+        "OMP_NUM_THREADS": "1",
         "HF_HUB_DISABLE_XET": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1",

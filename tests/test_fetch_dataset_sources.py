@@ -153,9 +153,6 @@ def test_a_hub_dataset_with_configs_in_its_card(hub, tmp_path):
 def test_what_the_hub_lacks_is_named(hub, tmp_path):
     publish(hub, "someone/scripted", {"scripted.py": "raise SystemExit", "README.md": "# x"})
     publish(hub, "someone/known", {"data.csv": CSV})
-    with pytest.raises(DatasetNotFoundError, match=r"has no dataset someone/nothing.*hf download") as caught:
-        fetch(tmp_path, hub, "someone/nothing")
-    assert not caught.value.retryable
     with pytest.raises(DatasetNotFoundError, match="someone/known has no revision 'v9'"):
         fetch(tmp_path, hub, "someone/known", revision="v9")
     with pytest.raises(DatasetFormatError, match="holds no data file"):
@@ -167,12 +164,35 @@ def test_a_private_dataset_without_a_token(hub, tmp_path):
     publish(hub, "someone/private", {"data.csv": CSV}, private=True)
     assert sum(fetch(tmp_path, hub, "someone/private").splits.values()) == 20
     nobody = Target(kind="aws", region="us-east-1", hub=hub.hub)  # with this target the person's own token is used
-    with pytest.raises(DatasetNotFoundError, match=r"has no dataset someone/private, or it is private.*HF_TOKEN"):
+    with pytest.raises(DatasetNotFoundError, match=r"no dataset someone/private.*or it is private.*HF_TOKEN"):
         fetch(tmp_path, nobody, "someone/private")
 
 
+@pytest.mark.slow
+def test_what_the_embedded_hub_lacks_is_looked_up_on_the_public_one(hub, server, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    path = "/api/datasets/someone/elsewhere"
+    server.answers[path] = (401, {"X-Error-Code": "RepoNotFound"}, b"")
+    with pytest.raises(DatasetNotFoundError, match=r"no dataset someone/elsewhere: the embedded Hub does not hold it"):
+        fetch(tmp_path, hub, "someone/elsewhere")
+    sha = "5" * 40
+    server.answers[path] = (200, {}, json.dumps({"id": "someone/elsewhere", "sha": sha, "siblings": []}).encode())
+    ref = resolve_source(DatasetConfig(source="someone/elsewhere"), target=hub, state_dir=tmp_path)
+    assert (ref.public, ref.revision) == (True, sha)
+    assert all(LOCAL_HUB_TOKEN not in str(headers) for _, headers in server.requests)
+
+
+@pytest.mark.slow
+def test_no_network_for_a_public_hub_id(hub, free_port, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{free_port}")
+    with pytest.raises(DatasetNotFoundError, match=r"embedded Hub does not hold it, the Hub .* cannot be reached"):
+        fetch(tmp_path, hub, "bsaurav/biography")
+
+
 def test_no_network_for_a_hub_id_can_be_tried_again(free_port, tmp_path):
-    with pytest.raises(DatasetNotFoundError, match=r"cannot reach the embedded Hub.*owner/name.*local file") as caught:
+    with pytest.raises(
+        DatasetNotFoundError, match=r"owner/name: the embedded Hub .* cannot be reached.*local file"
+    ) as caught:
         fetch(tmp_path, make_target(f"http://127.0.0.1:{free_port}"), "owner/name")
     assert caught.value.retryable
 
@@ -217,7 +237,7 @@ def server() -> Iterator[Any]:
     ("status", "headers", "message", "retryable"),
     [
         (403, {"X-Error-Code": "GatedRepo"}, "owner/name is gated: ask for access.*HF_TOKEN", False),
-        (401, {"X-Error-Code": "RepoNotFound"}, "has no dataset owner/name, or it is private.*HF_TOKEN", False),
+        (401, {"X-Error-Code": "RepoNotFound"}, "no dataset owner/name.*or it is private.*HF_TOKEN", False),
         (404, {"X-Error-Code": "RevisionNotFound"}, "has no revision 'x'", False),
         (503, {}, "answered 503", True),
         (429, {}, "answered 429", True),

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from askline.clients import LOCAL_HUB_TOKEN
+from askline.clients import LOCAL_HUB_TOKEN, public_hub
 from askline.errors import DatasetError, DatasetNotFoundError
 from askline.records import SourceRef, Target
 from tasks.dataset.readers import FORMAT_BY_SUFFIX
@@ -31,9 +31,21 @@ def resolve_hub(repo_id: str, revision: str | None, subset: str | None, *, targe
     DatasetNotFoundError
         If the repository or the revision is not there or may not be read, or the Hub does not answer (retryable).
     """
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    public = False
     with _explained(repo_id, revision, target):
-        info = hub_client(target).dataset_info(repo_id, revision=revision, timeout=_TIMEOUT)
-    return SourceRef(kind="hub", location=repo_id, revision=info.sha, subset=subset)
+        try:
+            info = hub_client(target).dataset_info(repo_id, revision=revision, timeout=_TIMEOUT)
+        except RepositoryNotFoundError:
+            if target.kind != "local":
+                raise
+            public = True
+    if public:
+        elsewhere = public_hub(target)
+        with _explained(repo_id, revision, elsewhere, before="the embedded Hub does not hold it, "):
+            info = hub_client(elsewhere).dataset_info(repo_id, revision=revision, timeout=_TIMEOUT)
+    return SourceRef(kind="hub", location=repo_id, revision=info.sha, subset=subset, public=public)
 
 
 def download_hub(source: SourceRef, *, target: Target, cache: Path) -> Path:
@@ -46,6 +58,7 @@ def download_hub(source: SourceRef, *, target: Target, cache: Path) -> Path:
     """
     from huggingface_hub import snapshot_download
 
+    target = public_hub(target) if source.public else target
     suffixes = sorted({variant for suffix in FORMAT_BY_SUFFIX for variant in (suffix, suffix.upper())})
     with _explained(source.location, source.revision, target):
         folder = snapshot_download(
@@ -118,12 +131,12 @@ def _token(target: Target) -> str | None:
 
 
 @contextmanager
-def _explained(repo_id: str, revision: str | None, target: Target) -> Iterator[None]:
+def _explained(repo_id: str, revision: str | None, target: Target, *, before: str = "") -> Iterator[None]:
     """Turn what huggingface_hub raises into one clear error each."""
     from huggingface_hub import errors
 
     transport_error: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]  # of the client that it is built on
-    at = "the embedded Hub" if target.kind == "local" else target.hub
+    at = before + ("the embedded Hub" if target.kind == "local" else "the Hub")
     try:
         yield
     except DatasetError:
@@ -139,7 +152,8 @@ def _explained(repo_id: str, revision: str | None, target: Target) -> Iterator[N
         ) from None
     except errors.RepositoryNotFoundError:
         raise DatasetNotFoundError(
-            f"{at} has no dataset {repo_id}, or it is private. {_advice(repo_id, target)}"
+            f"there is no dataset {repo_id}: {at} has none of that name, or it is private. "
+            f"Check the spelling at {target.hub}/datasets; for a private one set HF_TOKEN to a token that may read it."
         ) from None
     except errors.RevisionNotFoundError:
         raise DatasetNotFoundError(
@@ -148,31 +162,22 @@ def _explained(repo_id: str, revision: str | None, target: Target) -> Iterator[N
         ) from None
     except errors.OfflineModeIsEnabled:
         raise DatasetNotFoundError(
-            f"cannot reach {at} for the dataset {repo_id}: HF_HUB_OFFLINE is set. Unset it, or give a local file or "
-            "folder with --dataset.source."
+            f"cannot fetch the dataset {repo_id}: {at} is not asked while HF_HUB_OFFLINE is set. "
+            "Unset it, or give a local file or folder with --dataset.source."
         ) from None
     except errors.HfHubHTTPError as error:
         status = error.response.status_code
         raise DatasetNotFoundError(
-            f"{at} answered {status} for the dataset {repo_id}: {error.server_message or _first_line(error)}"
+            f"cannot fetch the dataset {repo_id}: {at} answered {status}: {error.server_message or _first_line(error)}"
             + (" Check HF_TOKEN." if status in (401, 403) else ""),
             retryable=status >= 500 or status in (408, 429),
         ) from error
     except (transport_error, errors.LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise DatasetNotFoundError(
-            f"cannot reach {at} ({target.hub}) for the dataset {repo_id}: {_first_line(error)}. Check the network, or "
-            "give a local file or folder with --dataset.source.",
+            f"cannot fetch the dataset {repo_id}: {at} ({target.hub}) cannot be reached: {_first_line(error)}. "
+            "Check the network, or give a local file or folder with --dataset.source.",
             retryable=True,
         ) from error
-
-
-def _advice(repo_id: str, target: Target) -> str:
-    if target.kind == "local":
-        return (
-            "With the local target a Hub id is looked up there. Bring the dataset to a folder "
-            f"(hf download {repo_id} --repo-type dataset --local-dir FOLDER) and give that as --dataset.source."
-        )
-    return f"Check the spelling at {target.hub}/datasets; for a private one set HF_TOKEN to a token that may read it."
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from askline.clients import LOCAL_HUB_TOKEN
+from askline.clients import LOCAL_HUB_TOKEN, public_hub
 from askline.errors import HubError, TrainingError
 from askline.records import ModelRef, Target
 from askline.store import sha256_of_folder
@@ -45,7 +45,7 @@ def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path
         If the Hub has no such repository or revision, or cannot be reached.
     """
     if is_hub_id(base):
-        found = _download(base, revision, target=target, cache=work_dir / "hub")
+        found = _from_a_hub(base, revision, target=target, cache=work_dir / "hub")
     else:
         folder = Path(base).expanduser()
         if not folder.is_dir():
@@ -120,6 +120,24 @@ def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_di
     return load_base(base)
 
 
+class _NotThereError(HubError):
+    """The Hub that was asked has no such repository."""
+
+
+def _from_a_hub(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
+    """Download from the target's Hub; what the embedded one does not hold is looked up on the public one."""
+    try:
+        return _download(repo, revision, target=target, cache=cache)
+    except _NotThereError as error:
+        if target.kind != "local":
+            raise
+        not_here = error
+    try:
+        return _download(repo, revision, target=public_hub(target), cache=cache)
+    except HubError as error:
+        raise HubError(f"{not_here}; and {error}", retryable=error.retryable) from error
+
+
 def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
     # Servers without xet storage would otherwise be asked for it; read when huggingface_hub is first imported.
     if target.kind == "local":
@@ -157,7 +175,7 @@ def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -
     except GatedRepoError as error:
         raise HubError(f"the base {repo} is gated: accept its terms on {target.hub} and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        raise HubError(
+        raise _NotThereError(
             f"there is no model {repo!r} on {target.hub} (or it is private and HF_TOKEN is not set), and no folder "
             "of that name here; check --training.base"
         ) from error

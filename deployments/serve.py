@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except AsklineError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the program's one message
         return 2 if isinstance(error, ConfigError) else 1
-    from prefect.deployments.runner import EntrypointType
+    from prefect.types.entrypoint import EntrypointType
 
     from flows.full_pipeline import full_pipeline
 

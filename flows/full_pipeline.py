@@ -42,7 +42,8 @@ def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: 
     if not gate.passed:
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
     found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
-    package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, run))
+    licence = config.hub.license
+    package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, run))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
     endpoint = found.keep(run_step(steps.deploy_serverless, config.deploy, upload, package, run))
     api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run)) if config.api.enabled else None

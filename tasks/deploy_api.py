@@ -21,8 +21,8 @@ from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.progress import Progress, quiet
 from askline.records import ApiRef, Target
-from tasks import cloudformation, lambda_zip
-from tasks.api_call import call_api
+from tasks.aws import cloudformation, lambda_zip
+from tasks.aws.api_call import call_api
 from tasks.registry import REGISTRY_PATH
 
 #: Seconds for CloudFormation, and for the new function's first answer.

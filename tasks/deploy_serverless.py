@@ -15,9 +15,9 @@ from askline.config import DeployConfig
 from askline.errors import ConfigError, DeployError
 from askline.progress import Progress, quiet
 from askline.records import EndpointRef, PackageRef, Target, UploadRef
-from tasks.aws_errors import explained, is_missing
-from tasks.deployment_plan import MANAGED, DeploymentPlan, plan_deployment
-from tasks.execution_role import ensure_local_role
+from tasks.aws.deployment_plan import MANAGED, DeploymentPlan, plan_deployment
+from tasks.aws.errors import explained, is_missing
+from tasks.aws.execution_role import ensure_local_role
 
 VARIANT = "AllTraffic"
 #: Endpoint statuses that pass by themselves.

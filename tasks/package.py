@@ -19,8 +19,8 @@ from askline.errors import ArtifactError, PackageError
 from askline.progress import Progress, quiet
 from askline.records import DatasetRef, ModelRef, PackageRef, Scores
 from askline.store import ArtifactStore, sha256_of_file
-from tasks import archive
-from tasks.held_out import HeldOut, read_held_out, same_answer, spread
+from tasks.packaging import archive
+from tasks.packaging.held_out import HeldOut, read_held_out, same_answer, spread
 
 ARCHIVE = "model.tar.gz"
 MANIFEST = "askline.json"

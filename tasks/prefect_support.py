@@ -23,7 +23,7 @@ from askline.console import current_progress, step
 from askline.progress import Progress
 from askline.records import Record, Run
 from askline.store import ArtifactStore
-from tasks.words import words
+from tasks.reporting.words import words
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Record)

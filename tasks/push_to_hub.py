@@ -14,8 +14,8 @@ from askline.errors import HubError
 from askline.progress import Progress, quiet
 from askline.records import DatasetRef, HubRef, ModelRef, Scores, Target
 from askline.store import ArtifactStore, sha256_of_file
-from tasks.hub_errors import explained
-from tasks.model_card import model_card
+from tasks.hub.errors import explained
+from tasks.hub.model_card import model_card
 
 #: What an earlier model may have left in the repository and ``from_pretrained`` would pick up beside the new one.
 #: Any other file that a person put there stays.

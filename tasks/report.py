@@ -24,8 +24,8 @@ from askline.records import (
     UploadRef,
 )
 from askline.store import ArtifactStore
-from tasks import markdown
-from tasks.words import percent, size
+from tasks.reporting import markdown
+from tasks.reporting.words import percent, size
 
 R = TypeVar("R", bound=Record)
 

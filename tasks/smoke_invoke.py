@@ -13,9 +13,9 @@ from askline.errors import DeployError
 from askline.progress import Progress, quiet
 from askline.records import ApiRef, EndpointRef, Scores, SmokeAnswer, SmokeRef, Target
 from askline.store import ArtifactStore
-from tasks.api_call import call_api
-from tasks.aws_errors import code_of, explained, status_of
-from tasks.held_out import read_held_out, same_answer, spread
+from tasks.aws.api_call import call_api
+from tasks.aws.errors import code_of, explained, status_of
+from tasks.packaging.held_out import read_held_out, same_answer, spread
 
 #: A cold start may take as long as SageMaker gives a container to answer its ping.
 COLD_SECONDS = 180

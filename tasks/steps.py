@@ -38,12 +38,13 @@ from tasks import evaluate as evaluate_core
 from tasks import fetch_dataset as dataset_core
 from tasks import fine_tune as training_core
 from tasks import gate as gate_core
-from tasks import markdown, registry
 from tasks import package as package_core
 from tasks import push_to_hub as hub_core
+from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
 from tasks.prefect_support import RETRIES, cached_on, progress_of
+from tasks.reporting import markdown
 
 
 def _store(run: Run) -> ArtifactStore:
@@ -139,11 +140,17 @@ def push_to_hub(
     return published
 
 
-@task(name="package", **RETRIES, **cached_on("tasks.package", "inference", libraries=("torch", "transformers")))
-def build_package(config: PackageConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, run: Run) -> PackageRef:
+@task(
+    name="package",
+    **RETRIES,
+    **cached_on("tasks.package", "tasks.packaging", "inference", libraries=("torch", "transformers")),
+)
+def build_package(
+    config: PackageConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, license_name: str, run: Run
+) -> PackageRef:
     """Build model.tar.gz and prove it in a clean process."""
     return package_core.build_package(
-        config, model, scores, dataset, store=_store(run), progress=progress_of("package")
+        config, model, scores, dataset, store=_store(run), license=license_name, progress=progress_of("package")
     )
 
 
@@ -206,7 +213,7 @@ def smoke_invoke(
         run_id=run.run_id,
         target=run.target,
     )
-    if api is not None and api.auth == "none":
+    if api is not None:
         smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey, target=run.target)
         smoke = smoke.model_copy(update={"api_checked": True})
     create_markdown_artifact(

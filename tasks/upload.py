@@ -11,8 +11,8 @@ from askline.errors import CloudError, ConfigError
 from askline.progress import Progress, quiet
 from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore
-from tasks.aws_errors import code_of, explained, is_missing, status_of
-from tasks.deployment_plan import MANAGED
+from tasks.aws.deployment_plan import MANAGED
+from tasks.aws.errors import code_of, explained, is_missing, status_of
 from tasks.package import ARCHIVE
 
 #: Up to here the archive goes in one request, with its whole sha256 for S3 to verify; beyond, in parts that S3

@@ -8,8 +8,8 @@ from askline.clients import aws_client
 from askline.config import PackageConfig
 from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
-from tasks import archive
 from tasks.package import ARCHIVE
+from tasks.packaging import archive
 from tasks.upload import upload_package
 
 

@@ -16,8 +16,9 @@ from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.records import ApiRef, Target
-from tasks import cloudformation, lambda_zip, registry
-from tasks.api_call import call_api, dialable
+from tasks import registry
+from tasks.aws import cloudformation, lambda_zip
+from tasks.aws.api_call import call_api, dialable
 from tasks.deploy_api import deploy_api, resolve_auth, stage_template, wait_until_healthy
 
 ROOT = Path(__file__).parents[1]

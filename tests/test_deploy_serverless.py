@@ -14,9 +14,9 @@ from askline.clients import aws_client
 from askline.config import DeployConfig
 from askline.errors import ConfigError, DeployError
 from askline.records import PackageRef, Target, UploadRef
+from tasks.aws.deployment_plan import DeploymentPlan, inference_image, plan_deployment
+from tasks.aws.execution_role import ROLE_NAME, ensure_local_role
 from tasks.deploy_serverless import apply_plan, deploy_serverless
-from tasks.deployment_plan import DeploymentPlan, inference_image, plan_deployment
-from tasks.execution_role import ROLE_NAME, ensure_local_role
 
 AWS = Target(kind="aws", region="eu-central-1")
 ROLE = "arn:aws:iam::111122223333:role/serve"

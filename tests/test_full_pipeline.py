@@ -1,4 +1,4 @@
-"""The whole pipeline as a person runs it: a program in a folder with nothing in it, looked at with other people's clients."""
+"""The whole pipeline as a person runs it, in a folder with nothing in it, looked at with the official clients."""
 
 import json
 import os
@@ -14,9 +14,9 @@ from typing import NamedTuple
 import httpx
 import psutil
 import pytest
+from conftest import REPOSITORY, local_cloud
 
 from askline.records import PipelineReport
-from conftest import REPOSITORY, local_cloud
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -96,7 +96,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
 
 def test_the_printed_curl_answers_when_pasted(finished):
     command = re.search(r"^  (curl .*)$", finished.said, re.MULTILINE).group(1)
-    done = subprocess.run(["bash", "-c", f"{command} --silent --show-error"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", f"{command} --silent"], capture_output=True, text=True, timeout=60)
     answer = json.loads(done.stdout)
     asked = json.loads(shlex.split(command)[-1])
     assert answer["MLKey"] == asked["MLKey"] == "biography"
@@ -107,8 +107,10 @@ def test_the_printed_curl_answers_when_pasted(finished):
 def test_the_query_string_form_answers_too(finished):
     asked = finished.report.smoke.answers[0]
     done = subprocess.run(
-        ["curl", "--silent", "--get", finished.report.api.url, "--data-urlencode", "MLKey=biography"]
-        + ["--data-urlencode", f"question={asked.question}"],
+        [
+            *("curl", "--silent", "--get", finished.report.api.url),
+            *("--data-urlencode", "MLKey=biography", "--data-urlencode", f"question={asked.question}"),
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -194,9 +196,17 @@ def test_own_data_end_to_end(finished, tmp_path):
     text = "\ufeffnummer|frage|antwort\n" + "".join(f'{n}|"{q}\nBitte!"|{a}\n' for q, a, n in rows)
     file = tmp_path / "fragen.csv"
     file.write_bytes(text.encode())
-    options = ["--dataset.source", str(file), "--dataset.question-column", "frage", "--dataset.answer-column", "antwort"]
+    options = [
+        "--dataset.source",
+        str(file),
+        "--dataset.question-column",
+        "frage",
+        "--dataset.answer-column",
+        "antwort",
+    ]
     options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
-    done = pipeline(finished.state_dir, *options, "--training.max-steps", "60", "--evaluation.min-exact-match", "0")
+    options += ["--training.max-steps", "60", "--evaluation.min-exact-match", "0"]
+    done = pipeline(finished.state_dir, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
 

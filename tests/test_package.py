@@ -14,9 +14,9 @@ from tiny_package import QUESTIONS, Tiny, make_tiny, model_ref, package, tiny, w
 from askline.errors import ArtifactError, PackageError
 from askline.records import PackageRef
 from askline.store import ArtifactStore, sha256_of_file
-from tasks import archive
-from tasks.held_out import HeldOut, read_held_out, spread
 from tasks.package import ARCHIVE, PROOF_QUESTIONS, prove
+from tasks.packaging import archive
+from tasks.packaging.held_out import HeldOut, read_held_out, spread
 
 
 @pytest.fixture

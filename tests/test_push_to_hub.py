@@ -16,7 +16,7 @@ from askline.config import HubConfig
 from askline.errors import ArtifactError, HubError
 from askline.records import DatasetRef, HubRef, SourceRef, SplitScores, Target
 from askline.store import ArtifactStore
-from tasks.model_card import model_card, source_name
+from tasks.hub.model_card import model_card, source_name
 from tasks.push_to_hub import find_token, push_to_hub, repository_id, version_tag
 
 pytestmark = pytest.mark.slow

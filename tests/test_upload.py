@@ -14,7 +14,7 @@ from askline.config import PackageConfig
 from askline.errors import ArtifactError, CloudError, ConfigError, DeployError
 from askline.records import PackageRef, Target
 from askline.store import ArtifactStore, sha256_of_file
-from tasks.aws_errors import explained, is_missing
+from tasks.aws.errors import explained, is_missing
 from tasks.upload import ONE_REQUEST_BYTES, upload_package
 
 IDENTITY = (

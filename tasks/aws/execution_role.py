@@ -8,7 +8,7 @@ from typing import Any
 
 from askline.clients import aws_client
 from askline.records import Target, UploadRef
-from tasks.aws_errors import code_of, explained
+from tasks.aws.errors import code_of, explained
 
 ROLE_NAME = "askline-sagemaker-execution"
 

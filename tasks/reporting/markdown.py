@@ -5,7 +5,7 @@ from typing import Any
 
 from askline.records import ApiRef, DatasetRef, EndpointRef, Scores, SmokeRef, SplitScores
 from askline.store import ArtifactStore
-from tasks.words import percent
+from tasks.reporting.words import percent
 
 _MOST_WRONG_ANSWERS = 200
 

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from askline.config import HubConfig
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores
 from askline.store import ArtifactStore
-from tasks.markdown import predictions, table
-from tasks.words import percent
+from tasks.reporting.markdown import predictions, table
+from tasks.reporting.words import percent
 
 EXAMPLES = 5
 _SPLITS = {

@@ -1,0 +1,1 @@
+"""What the steps that call AWS share: error messages, the deployment plan, stacks, the Lambda zip."""

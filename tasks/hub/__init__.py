@@ -1,0 +1,1 @@
+"""What publishing on the Hub needs besides the upload itself."""

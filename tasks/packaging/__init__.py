@@ -1,0 +1,1 @@
+"""What packing, proving and smoke-testing a model share."""

@@ -1,0 +1,1 @@
+"""Records in words: for the terminal, for the artifacts in the Prefect UI."""

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from prefect import Task
+from prefect import Task, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
 from prefect.context import TaskRunContext
 from prefect.tasks import exponential_backoff
@@ -96,7 +96,9 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
         reused = state.name == "Cached"
         if reused and not _is_whole(record, _run_of(arguments)):
             record, reused = task.with_options(refresh_cache=True)(*arguments, **options), False
-        line.done(words(record) + (" · reused" if reused else ""))
+        said = words(record) + (" · reused" if reused else "")
+        line.done(said)
+        get_run_logger().info("%s: %s", task.name, said)
     return record
 
 
@@ -120,7 +122,8 @@ def progress_of(name: str) -> Progress:
         nonlocal artifact, last
         bar(share, message)
         now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_UPDATES and share < 1:
+        finished = share >= 1 and artifact is not None  # a step that is over at once needs no artifact
+        if now - last < _SECONDS_BETWEEN_UPDATES and not finished:
             return
         last = now
         percent = round(100 * min(max(share, 0.0), 1.0), 1)

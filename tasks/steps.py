@@ -76,7 +76,7 @@ def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> Dataset
 )
 def fine_tune(config: TrainingConfig, dataset: DatasetRef, run: Run) -> ModelRef:
     """Train the model; resumes from its newest checkpoint."""
-    return training_core.fine_tune(
+    model = training_core.fine_tune(
         config,
         dataset,
         store=_store(run),
@@ -84,6 +84,8 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, run: Run) -> ModelRef
         work_dir=run.state_dir / "work",
         progress=progress_of("fine-tune"),
     )
+    create_markdown_artifact(markdown.loss_curve(model, _store(run)), key="loss-curve", description="Training loss")
+    return model
 
 
 @task(

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from askline.records import ApiRef, DatasetRef, EndpointRef, Scores, SmokeRef, SplitScores
+from askline.records import ApiRef, DatasetRef, EndpointRef, ModelRef, Scores, SmokeRef, SplitScores
 from askline.store import ArtifactStore
 from tasks.reporting.words import percent
 
@@ -36,6 +36,21 @@ def dataset(record: DatasetRef, store: ArtifactStore) -> str:
         parts += ["### Worth a look", "\n".join(f"- {warning}" for warning in record.warnings)]
     parts += ["### Profile", f"```json\n{json.dumps(profile, indent=2, ensure_ascii=False)}\n```"]
     return "\n\n".join(parts)
+
+
+def loss_curve(record: ModelRef, store: ArtifactStore, *, points: int = 12) -> str:
+    """Return the training loss at a few evenly spaced steps; the whole curve is in ``training_log.jsonl``."""
+    lines = (store.path("model", record.sha256) / "training_log.jsonl").read_text(encoding="utf-8").split("\n")
+    log = [entry for entry in (json.loads(line) for line in lines if line) if "loss" in entry]
+    chosen = [log[round(i * (len(log) - 1) / max(1, points - 1))] for i in range(min(points, len(log)))]
+    rows = [[f"{entry['step']:,}", f"{entry['loss']:.4f}"] for entry in chosen]
+    return "\n\n".join(
+        [
+            "## Training loss",
+            f"{record.base}, {record.parameters:,} parameters, {record.epochs:.1f} epochs, {record.precision}",
+            table(["step", "loss"], rows),
+        ]
+    )
 
 
 def scores(record: Scores) -> str:

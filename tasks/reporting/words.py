@@ -72,7 +72,9 @@ def _(record: Gate) -> str:
 
 @words.register
 def _(record: HubRef) -> str:
-    return f"skipped: {record.skipped}" if record.skipped else f"{record.repo_id} {record.tag}"
+    if record.url is None:
+        return f"skipped: {record.skipped}"
+    return f"{record.repo_id} {record.tag}" + (" (was there)" if record.skipped else "")
 
 
 @words.register

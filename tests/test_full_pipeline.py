@@ -155,8 +155,18 @@ def test_the_run_and_its_artifacts_are_in_prefect(finished):
     chosen = {"artifacts": {"flow_run_id": {"any_": [finished.report.run_id]}}}
     artifacts = httpx.post(f"{api}/artifacts/filter", json=chosen).json()
     keys = {artifact["key"] for artifact in artifacts}
-    assert {"dataset-profile", "fine-tune-progress", "scores", "wrong-answers", "hub-repository", "endpoint"} <= keys
-    page = httpx.get(f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}")
+    assert {
+        "dataset-profile",
+        "fine-tune-progress",
+        "loss-curve",
+        "scores",
+        "wrong-answers",
+        "hub-repository",
+        "endpoint",
+    } <= keys
+    link = f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}"
+    assert link in finished.said
+    page = httpx.get(link, headers={"accept": "text/html"})
     assert page.status_code == 200
 
 
@@ -211,6 +221,81 @@ def test_own_data_end_to_end(finished, tmp_path):
     assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
 
 
+def test_served_on_a_schedule_and_started_from_outside(finished):
+    api = finished.report.target.prefect_api
+    command = [sys.executable, "-m", "deployments.serve", "--state-dir", str(finished.state_dir), *QUICK]
+    serving = subprocess.Popen([*command, "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin"], cwd=REPOSITORY)
+    try:
+        deployment = wait_for(lambda: httpx.post(f"{api}/deployments/filter", json={}).json(), "a deployment")[0]
+        mine = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+        # Schedules are worked off by the server in the background.
+        upcoming = wait_for(lambda: httpx.post(f"{api}/flow_runs/filter", json=mine).json(), "scheduled runs")
+        assert {run["state"]["type"] for run in upcoming} == {"SCHEDULED"}
+        started = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json={}).json()
+
+        def ended():
+            state = httpx.get(f"{api}/flow_runs/{started['id']}").json()["state"]
+            return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
+
+        assert wait_for(ended, "the end of the run")["name"] == "Promoted"
+    finally:
+        serving.send_signal(signal.SIGINT)
+        serving.wait(timeout=60)
+
+
+def test_a_schedule_that_is_none_is_refused(finished):
+    command = [sys.executable, "-m", "deployments.serve", "--state-dir", str(finished.state_dir), "--cron", "every day"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--cron 'every day'" in done.stderr
+
+
+def wait_for(look, what: str, seconds: float = 180):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    return pytest.fail(f"{what}: not within {seconds} s")
+
+
+WRONG_FILES = {
+    "empty.csv": b"",
+    "one-column.csv": b"question\nWho?\nWhat?\n",
+    "other-columns.csv": b"a,b\n1,2\n",
+    "torn.csv": b'question,answer\n"Who,never closed\n',
+}
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--dataset.source", "missing.csv"], 1, "there is no file or folder"),
+        (["--dataset.source", "empty.csv"], 1, "empty"),
+        (["--dataset.source", "one-column.csv"], 1, "column"),
+        (["--dataset.source", "other-columns.csv"], 1, "--dataset.question-column"),
+        (["--dataset.source", "other-columns.csv", "--dataset.question-column", "q"], 1, "'q'"),
+        (["--dataset.source", "torn.csv"], 1, "line 2"),
+        (["--dataset.source", "nobody/nothing"], 1, "the embedded Hub does not hold it"),
+        (["--training.base", "nobody/nothing"], 1, "no model 'nobody/nothing'"),
+        (["--training.base", "./nothing"], 1, "there is no folder './nothing'"),
+        (["--dataset.sauce", "x"], 2, "--dataset.source"),
+        (["--training.epochs", "0"], 2, "greater than 0"),
+        (["--deploy.memory-mb", "3000"], 2, "3072"),
+        (["--target", "aws"], 2, "deploy.role_arn"),
+    ],
+)
+def test_wrong_input_is_one_clear_message(finished, tmp_path, options, code, said):
+    for name, content in WRONG_FILES.items():
+        (tmp_path / name).write_bytes(content)
+    options = [str(tmp_path / option) if option.endswith(".csv") else option for option in options]
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
 def test_ctrl_c_in_training_and_the_next_run_goes_on(finished):
     options = ["--training.max-steps", "4000", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "20"]
     command = [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(finished.state_dir), *options]
@@ -224,13 +309,10 @@ def test_ctrl_c_in_training_and_the_next_run_goes_on(finished):
 
 
 def wait_for_checkpoint(state_dir: Path, since: float) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        states = list((state_dir / "work").rglob("trainer_state.json"))
-        if any(path.stat().st_mtime > since for path in states):
-            return
-        time.sleep(0.2)
-    pytest.fail("no checkpoint was written within 120 s")
+    def look():
+        return [path for path in (state_dir / "work").rglob("trainer_state.json") if path.stat().st_mtime > since]
+
+    wait_for(look, "a checkpoint")
 
 
 def test_down_leaves_no_process_behind(finished):

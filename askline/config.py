@@ -74,11 +74,11 @@ class TrainingConfig(Section):
     epochs: float | None = Field(None, gt=0, le=1000)
     """Passes over the training questions; default 6 for a pretrained base."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of epochs; default 500 for "scratch"."""
+    """Optimizer steps, instead of epochs; default 400 for "scratch", or 15 epochs where that is more."""
     batch_size: int | None = Field(None, ge=1, le=4096)
     """Questions per step; default 4, for "scratch" 64."""
     learning_rate: float | None = Field(None, gt=0, le=1)
-    """Peak learning rate; default 3e-4, for "scratch" 2e-3."""
+    """Peak learning rate; default 3e-4, for "scratch" 1.2e-3."""
     weight_decay: float = Field(0.01, ge=0, le=1)
     """AdamW weight decay."""
     max_source_tokens: int = Field(128, ge=8, le=4096)

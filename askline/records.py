@@ -41,6 +41,17 @@ class SourceRef(Record):
     """True for a dataset of the public Hub that is used with the embedded cloud."""
 
 
+class BaseRef(Record):
+    """A base model, resolved to something that cannot change."""
+
+    name: str
+    """What ``training.base`` says: a Hub id, a folder, or "scratch"."""
+    revision: str | None
+    """Commit sha on the Hub; None for a folder or "scratch"."""
+    fingerprint: str
+    """The commit sha, the sha256 of the folder, or "scratch"."""
+
+
 class DatasetRef(Record):
     """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl`` and
     ``profile.json``.

@@ -36,7 +36,8 @@ def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: 
     found = Findings(config, run)
     source = run_step(steps.resolve_source, config.dataset, run)
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))
-    model = found.keep(run_step(steps.fine_tune, config.training, dataset, run))
+    base = run_step(steps.resolve_base, config.training, run)
+    model = found.keep(run_step(steps.fine_tune, config.training, base, dataset, run))
     scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, run))
     gate = found.keep(run_step(steps.check_gate, config.evaluation, scores, dataset, run))
     if not gate.passed:

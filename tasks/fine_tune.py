@@ -87,7 +87,7 @@ def fine_tune(
     else:
         tokenizer = train_tokenizer(rows, config.prompt, folder)
         pieces = folder / "spiece.model"
-        model = initial_model(small_t5(len(tokenizer)), recipe.seed)
+        model = initial_model(small_t5(len(tokenizer)), tokenizer, recipe.seed)
 
     # The trainer is imported here, so that wrong input is refused before torch is loaded.
     from tasks.training.examples import Examples

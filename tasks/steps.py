@@ -19,6 +19,7 @@ from askline.config import (
 )
 from askline.records import (
     ApiRef,
+    BaseRef,
     DatasetRef,
     EndpointRef,
     Gate,
@@ -45,6 +46,7 @@ from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
 from tasks.prefect_support import RETRIES, cached_on, progress_of
 from tasks.reporting import markdown
+from tasks.training import base as base_core
 
 
 def _store(run: Run) -> ArtifactStore:
@@ -67,6 +69,12 @@ def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> Dataset
     return dataset
 
 
+@task(name="resolve-base", **RETRIES)
+def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
+    """Pin the base model to something that cannot change: a commit or a hash."""
+    return base_core.resolve_base(config.base, config.base_revision, target=run.target)
+
+
 @task(
     name="fine-tune",
     **RETRIES,
@@ -74,10 +82,10 @@ def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> Dataset
         "tasks.fine_tune", "tasks.training", "tasks.prompting", libraries=("torch", "transformers", "sentencepiece")
     ),
 )
-def fine_tune(config: TrainingConfig, dataset: DatasetRef, run: Run) -> ModelRef:
+def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:
     """Train the model; resumes from its newest checkpoint."""
     model = training_core.fine_tune(
-        config,
+        config.model_copy(update={"base_revision": base.revision}),
         dataset,
         store=_store(run),
         target=run.target,

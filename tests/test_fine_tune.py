@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -18,11 +19,11 @@ from tiny_datasets import NOWHERE, UNANSWERABLE, Row, small_rows, write_dataset
 from askline.config import TrainingConfig
 from askline.errors import HubError, TrainingError
 from askline.records import DatasetRef, ModelRef, Target
-from askline.store import ArtifactStore, sha256_of_file
+from askline.store import ArtifactStore, sha256_of_file, sha256_of_folder
 from tasks.fine_tune import fine_tune
 from tasks.prompting import format_prompt
 from tasks.training.augment import looks_english, mix, vary
-from tasks.training.base import is_hub_id
+from tasks.training.base import find_base, is_hub_id, resolve_base
 from tasks.training.checkpoints import MARKER, newest_whole, run_key
 from tasks.training.recipe import resolve_recipe
 
@@ -377,6 +378,7 @@ def test_fine_tunes_a_model_of_the_hub_by_id_and_revision(
         config = TrainingConfig(base=repo, base_revision="v1", max_steps=2)
         model = train(config, dataset, store, tmp_path / "work", target=target)
         assert model.base_revision == wanted
+        assert resolve_base(repo, "v1", target=target).fingerprint == wanted
         about = json.loads((store.path("model", model.sha256) / "askline.json").read_text())
         assert about["base"] == {"name": repo, "revision": wanted, "fingerprint": wanted}
         from_folder = train(TrainingConfig(base=str(base), max_steps=2), dataset, store, tmp_path / "work")
@@ -391,6 +393,37 @@ def test_fine_tunes_a_model_of_the_hub_by_id_and_revision(
     with pytest.raises(HubError, match="cannot fetch the base someone/little-t5 from") as caught:
         train(TrainingConfig(base=repo), dataset, store, tmp_path / "other", target=target)
     assert caught.value.retryable
+
+
+@pytest.mark.slow
+def test_a_base_that_the_embedded_hub_lacks_comes_from_the_public_one(
+    base: Path, tmp_path: Path, free_port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi
+
+    with running_hub(tmp_path / "public", free_port) as public:
+        monkeypatch.setenv("HF_ENDPOINT", public.url)
+        api = HfApi(endpoint=public.url, token=TOKEN)
+        repo = api.create_repo("someone/little-t5").repo_id
+        commit = api.upload_folder(repo_id=repo, folder_path=base).oid
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            another_port = probe.getsockname()[1]
+        with running_hub(tmp_path / "embedded", another_port) as embedded:
+            target = Target(kind="local", region="us-east-1", hub=embedded.url)
+            assert resolve_base(repo, None, target=target).revision == commit
+            found = find_base(repo, None, target=target, work_dir=tmp_path / "work")
+            assert (found.folder / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
+            with pytest.raises(HubError, match=f"{embedded.url}.*and there is no model 'x/y' on {public.url}"):
+                resolve_base("x/y", None, target=target)
+
+
+@pytest.mark.parametrize(("name", "fingerprint"), [("scratch", "scratch"), (".", None)])
+def test_a_base_is_pinned_without_a_hub(name: str, fingerprint: str | None, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    name = str(tmp_path) if name == "." else name
+    pinned = resolve_base(name, None, target=Target(kind="aws", region="us-east-1"))
+    assert pinned.revision is None
+    assert pinned.fingerprint == (fingerprint or sha256_of_folder(tmp_path))
 
 
 @pytest.mark.slow

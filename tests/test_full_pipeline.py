@@ -79,6 +79,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
         "start",
         "resolve-source",
         "fetch-dataset",
+        "resolve-base",
         "fine-tune",
         "evaluate",
         "gate",

@@ -73,7 +73,7 @@ def make_tiny(store: ArtifactStore, *, steps: int = 140, seed: int = 1) -> Tiny:
     rows = [Row(question, answer, None, answer != UNANSWERABLE) for question, answer in QUESTIONS.items()]
     with store.new("model") as draft:
         tokenizer = train_tokenizer(rows, PROMPT, draft.folder)
-        network = initial_model(_shape(len(tokenizer)), seed)
+        network = initial_model(_shape(len(tokenizer)), tokenizer, seed)
         _teach(network, tokenizer, steps)
         export(network, tokenizer, draft.folder, pieces=None, max_target_tokens=MAX_TARGET)
         about = {"prompt": PROMPT, "max_source_tokens": MAX_SOURCE, "max_target_tokens": MAX_TARGET}

@@ -4,6 +4,7 @@ from functools import singledispatch
 
 from askline.records import (
     ApiRef,
+    BaseRef,
     DatasetRef,
     EndpointRef,
     Gate,
@@ -42,6 +43,11 @@ def percent(share: float) -> str:
 @words.register
 def _(record: SourceRef) -> str:
     return f"{record.location} at {record.revision[:12]}"
+
+
+@words.register
+def _(record: BaseRef) -> str:
+    return record.name + (f" at {record.revision[:12]}" if record.revision else "")
 
 
 @words.register

@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from askline.clients import LOCAL_HUB_TOKEN, public_hub
 from askline.errors import HubError, TrainingError
-from askline.records import ModelRef, Target
+from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
 from tasks.training.recipe import SCRATCH
 from tasks.training.scratch import initial_model, small_t5, tokenizer_from_pieces
@@ -45,17 +47,38 @@ def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path
         If the Hub has no such repository or revision, or cannot be reached.
     """
     if is_hub_id(base):
-        found = _from_a_hub(base, revision, target=target, cache=work_dir / "hub")
+        found = _download(base, revision, target=target, cache=work_dir / "hub")
     else:
-        folder = Path(base).expanduser()
-        if not folder.is_dir():
-            raise TrainingError(
-                f"there is no folder {base!r} to fine-tune from. Give a folder that from_pretrained reads, a Hub id "
-                'such as google/flan-t5-base, or "scratch" with --training.base'
-            )
+        folder = _folder(base)
         found = Base(folder, folder.resolve().name, None, sha256_of_folder(folder))
     _check_is_t5(found)
     return found
+
+
+def resolve_base(base: str, revision: str | None, *, target: Target) -> BaseRef:
+    """Pin a base to a commit or a hash, without downloading it.
+
+    Raises
+    ------
+    TrainingError, HubError
+        As :func:`find_base`.
+    """
+    if base == SCRATCH:
+        return BaseRef(name=SCRATCH, revision=None, fingerprint=SCRATCH)
+    if is_hub_id(base):
+        sha = _locate(base, revision, target).sha
+        return BaseRef(name=base, revision=sha, fingerprint=sha)
+    return BaseRef(name=base, revision=None, fingerprint=sha256_of_folder(_folder(base)))
+
+
+def _folder(base: str) -> Path:
+    folder = Path(base).expanduser()
+    if not folder.is_dir():
+        raise TrainingError(
+            f"there is no folder {base!r} to fine-tune from. Give a folder that from_pretrained reads, a Hub id "
+            'such as google/flan-t5-base, or "scratch" with --training.base'
+        )
+    return folder
 
 
 def load_base(base: Base) -> tuple[Any, Any]:
@@ -110,7 +133,7 @@ def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_di
         from transformers import T5Tokenizer
 
         tokenizer = T5Tokenizer.from_pretrained(model_folder)
-        return initial_model(small_t5(len(tokenizer)), about["recipe"]["seed"]), tokenizer
+        return initial_model(small_t5(len(tokenizer)), tokenizer, about["recipe"]["seed"]), tokenizer
     base = find_base(model.base, model.base_revision, target=target, work_dir=work_dir)
     if base.fingerprint != about["base"]["fingerprint"]:
         raise TrainingError(
@@ -124,25 +147,61 @@ class _NotThereError(HubError):
     """The Hub that was asked has no such repository."""
 
 
-def _from_a_hub(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
-    """Download from the target's Hub; what the embedded one does not hold is looked up on the public one."""
+@dataclass(frozen=True)
+class _Located:
+    """A repository at a commit, and the Hub that holds it."""
+
+    hub: Target
+    sha: str
+    files: list[str]
+
+
+def _locate(repo: str, revision: str | None, target: Target) -> _Located:
+    """Find a repository on the target's Hub; what the embedded one does not hold is looked up on the public one."""
     try:
-        return _download(repo, revision, target=target, cache=cache)
+        return _ask(repo, revision, target)
     except _NotThereError as error:
         if target.kind != "local":
             raise
         not_here = error
     try:
-        return _download(repo, revision, target=public_hub(target), cache=cache)
+        return _ask(repo, revision, public_hub(target))
     except HubError as error:
         raise HubError(f"{not_here}; and {error}", retryable=error.retryable) from error
 
 
+def _ask(repo: str, revision: str | None, target: Target) -> _Located:
+    with _explained(repo, revision, target):
+        info = _client(target).model_info(repo, revision=revision, timeout=30)
+    return _Located(target, str(info.sha), [sibling.rfilename for sibling in info.siblings or []])
+
+
 def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
+    found = _locate(repo, revision, target)
+    weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in found.files) else "pytorch_model*.bin*"
+    with _explained(repo, revision, found.hub):
+        folder = _client(found.hub).snapshot_download(
+            repo,
+            revision=found.sha,
+            cache_dir=cache,
+            allow_patterns=["*.json", "spiece.model", weights],
+            etag_timeout=30,
+        )
+    return Base(Path(folder), repo, found.sha, found.sha)
+
+
+def _client(target: Target) -> Any:
     # Servers without xet storage would otherwise be asked for it; read when huggingface_hub is first imported.
     if target.kind == "local":
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from huggingface_hub import HfApi
+
+    return HfApi(endpoint=target.hub, token=LOCAL_HUB_TOKEN if target.kind == "local" else None)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, target: Target) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one clear error each."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -154,19 +213,8 @@ def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -
     )
     from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
 
-    token = LOCAL_HUB_TOKEN if target.kind == "local" else None
-    api = HfApi(endpoint=target.hub, token=token)
     try:
-        info = api.model_info(repo, revision=revision, timeout=30)
-        names = [sibling.rfilename for sibling in info.siblings or []]
-        weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in names) else "pytorch_model*.bin*"
-        folder = api.snapshot_download(
-            repo,
-            revision=info.sha,
-            cache_dir=cache,
-            allow_patterns=["*.json", "spiece.model", weights],
-            etag_timeout=30,
-        )
+        yield
     except HFValidationError as error:
         raise TrainingError(
             f'the base {repo!r} is neither "scratch", nor a folder on this machine, nor a Hub id such as '
@@ -194,7 +242,6 @@ def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -
             "folder, or train without a download: --training.base scratch",
             retryable=True,
         ) from error
-    return Base(Path(folder), repo, info.sha, info.sha or "")
 
 
 def _check_is_t5(base: Base) -> None:

@@ -10,7 +10,7 @@ SCRATCH = "scratch"
 
 #: A small T5 starts from noise, so that it needs as many steps on little data as on much; on large data it needs
 #: at least these passes.
-SCRATCH_STEPS = 500
+SCRATCH_STEPS = 400
 SCRATCH_EPOCHS = 15
 
 
@@ -70,7 +70,7 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
     return Recipe(
         steps=steps,
         batch_size=batch_size,
-        learning_rate=config.learning_rate or (2e-3 if scratch else 3e-4),
+        learning_rate=config.learning_rate or (1.2e-3 if scratch else 3e-4),
         warmup=0.05 if scratch else 0.0,
         weight_decay=config.weight_decay,
         adam_beta2=0.98 if scratch else 0.999,
@@ -84,7 +84,8 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
     )
 
 
-OUT_OF_SCOPE_SHARE = 0.1
+#: More of them teach the model to refuse what it knows.
+OUT_OF_SCOPE_SHARE = 0.03
 
 
 def _precision(config: TrainingConfig) -> Literal["fp32", "bf16"]:

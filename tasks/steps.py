@@ -79,7 +79,11 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     name="fine-tune",
     **RETRIES,
     **cached_on(
-        "tasks.fine_tune", "tasks.training", "tasks.prompting", libraries=("torch", "transformers", "sentencepiece")
+        "tasks.fine_tune",
+        "tasks.training",
+        "tasks.prompting",
+        "tasks.threads",
+        libraries=("torch", "transformers", "sentencepiece"),
     ),
 )
 def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:
@@ -103,6 +107,7 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
         "tasks.evaluate",
         "tasks.evaluation",
         "tasks.prompting",
+        "tasks.threads",
         libraries=("torch", "transformers", "evaluate", "scikit-learn"),
     ),
 )

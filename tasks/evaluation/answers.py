@@ -5,6 +5,7 @@ from typing import Any
 
 from askline.progress import Progress, quiet
 from tasks.prompting import format_prompt
+from tasks.threads import threads_for
 
 
 def answer_questions(
@@ -33,7 +34,7 @@ def answer_questions(
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         inputs = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt").to(model.device)
-        with torch.inference_mode():
+        with torch.inference_mode(), threads_for(model):
             generated = model.generate(**inputs, max_new_tokens=max_target_tokens, do_sample=False, num_beams=1)
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for index, text in zip(batch, texts, strict=True):

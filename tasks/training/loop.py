@@ -15,6 +15,7 @@ from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArgumen
 
 from askline.errors import TrainingError
 from askline.progress import Progress
+from tasks.threads import threads_for
 from tasks.training.checkpoints import newest_whole
 from tasks.training.examples import Examples, LengthGroupedSampler, collate
 from tasks.training.recipe import Recipe
@@ -105,7 +106,7 @@ def train(
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    with _silence():
+    with _silence(), threads_for(model):
         trainer = RepeatableTrainer(
             recipe=recipe,
             model=model,

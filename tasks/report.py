@@ -98,6 +98,8 @@ def summary(report: PipelineReport, *, samples: int = 5) -> str:
     state_dir = report.config["state_dir"]
     store = ArtifactStore(f"{state_dir}/artifacts")
     parts = ["", _scores(report.scores), "", *_samples(report, store, samples), ""]
+    if report.dataset.warnings:
+        parts += ["Worth a look in the dataset:", *[f"  {warning}" for warning in report.dataset.warnings], ""]
     if report.state == "NotPromoted":
         parts += [
             "Not promoted; nothing was published or deployed:",

@@ -120,16 +120,15 @@ def measure(seed: int, rows: Sequence[Row], folder: Path) -> Split:
     return Split(seed, scores, time.monotonic() - started)
 
 
-def table(splits: Sequence[Split]) -> str:
-    """Return the figures in percent, a line a split and one for the mean."""
-    lines = ["| split | " + " | ".join(FIGURES) + " | seconds |", "|---" * (len(FIGURES) + 2) + "|"]
-    for split in splits:
-        cells = [f"{figure(split):.1%}" for figure in FIGURES.values()]
-        lines.append(f"| seed {split.seed} | " + " | ".join(cells) + f" | {split.seconds:.0f} |")
-    means = [f"{statistics.mean(map(figure, splits)):.1%}" for figure in FIGURES.values()]
-    seconds = statistics.mean(split.seconds for split in splits)
-    lines.append("| **mean** | " + " | ".join(means) + f" | {seconds:.0f} |")
-    return "\n".join(lines)
+def header() -> str:
+    """Return the table's first two lines."""
+    return "| split | " + " | ".join(FIGURES) + " | seconds |\n" + "|---" * (len(FIGURES) + 2) + "|"
+
+
+def line(name: str, splits: Sequence[Split]) -> str:
+    """Return one line of the table: the mean over ``splits``, figures in percent."""
+    cells = [f"{statistics.mean(map(figure, splits)):.1%}" for figure in FIGURES.values()]
+    return f"| {name} | " + " | ".join(cells) + f" | {statistics.mean(split.seconds for split in splits):.0f} |"
 
 
 def bars(splits: Sequence[Split]) -> dict[str, bool]:
@@ -153,12 +152,13 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED, help="seed of the first split")
     options = parser.parse_args()
     rows = read_sample()
-    splits = []
+    splits: list[Split] = []
+    print(header(), flush=True)
     for seed in range(options.first_seed, options.first_seed + options.splits):
         with tempfile.TemporaryDirectory(prefix="sample-quality-") as folder:
             splits.append(measure(seed, rows, Path(folder)))
-    print(table(splits))
-    print()
+        print(line(f"seed {seed}", splits[-1:]), flush=True)
+    print(line("**mean**", splits), end="\n\n")
     held = bars(splits)
     for bar, holds in held.items():
         print(f"{'holds' if holds else 'MISSED':6s}  {bar}")

@@ -82,6 +82,7 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
         "tasks.fine_tune",
         "tasks.training",
         "tasks.prompting",
+        "tasks.rows",
         "tasks.threads",
         libraries=("torch", "transformers", "sentencepiece"),
     ),
@@ -106,7 +107,9 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
     **cached_on(
         "tasks.evaluate",
         "tasks.evaluation",
+        "tasks.training",
         "tasks.prompting",
+        "tasks.rows",
         "tasks.threads",
         libraries=("torch", "transformers", "evaluate", "scikit-learn"),
     ),

@@ -4,6 +4,8 @@ A shell adds what only Prefect can give: a remembered result or retries, progres
 person reads there. All that a step *does* stands in its own module and runs without Prefect.
 """
 
+from pathlib import PurePath
+
 from prefect import task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
@@ -207,6 +209,12 @@ def deploy_api(config: ApiConfig, upload: UploadRef, deploy: DeployConfig, run: 
     )
 
 
+def _public_name(source: SourceRef) -> str:
+    """Return what API callers may read about the data: of a file its name, not where it lies."""
+    location = PurePath(source.location).name if source.kind == "file" else source.location
+    return f"{location}@{source.revision}"
+
+
 @task(name="smoke-invoke", **RETRIES)
 def smoke_invoke(
     config: SmokeConfig,
@@ -226,7 +234,7 @@ def smoke_invoke(
         endpoint=endpoint.name,
         model_version=package.model_sha256[:12],
         archive_sha256=package.archive_sha256,
-        dataset=f"{dataset.source.location}@{dataset.source.revision}",
+        dataset=_public_name(dataset.source),
         exact_match=scores.test.exact_match,
         run_id=run.run_id,
         target=run.target,

@@ -1,4 +1,4 @@
-"""boto3 clients for a target. With the embedded cloud every call goes to its address, with its own keys.
+"""boto3 and Hub clients for a target. With the embedded cloud every call goes to its address, with its own keys.
 
 A local target never falls back on AWS: a service without an address is an error, and the person's own
 credentials are not read.
@@ -24,6 +24,16 @@ def public_hub(target: Target) -> Target:
     """
     hub = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
     return Target(kind="aws", region=target.region, hub=hub)
+
+
+def hub_client(target: Target) -> Any:
+    """Return an ``HfApi`` at the target's Hub, with the embedded Hub's token or the person's own."""
+    # Servers without xet storage would otherwise be asked for it; read when huggingface_hub is first imported.
+    if target.kind == "local":
+        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
+    from huggingface_hub import HfApi
+
+    return HfApi(endpoint=target.hub, token=LOCAL_HUB_TOKEN if target.kind == "local" else None)
 
 
 def aws_client(target: Target, service: str, **config: Any) -> Any:

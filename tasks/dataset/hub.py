@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from askline.clients import LOCAL_HUB_TOKEN, public_hub
+from askline.clients import hub_client, public_hub
 from askline.errors import DatasetError, DatasetNotFoundError
 from askline.records import SourceRef, Target
 from tasks.dataset.readers import FORMAT_BY_SUFFIX
@@ -14,13 +14,6 @@ from tasks.dataset.sources import data_files
 SAMPLE_REPO = "askline/biography"
 
 _TIMEOUT = 15.0
-
-
-def hub_client(target: Target) -> Any:
-    """Return an ``HfApi`` at the target's Hub, with the embedded Hub's token or the person's own."""
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=target.hub, token=_token(target))
 
 
 def resolve_hub(repo_id: str, revision: str | None, subset: str | None, *, target: Target) -> SourceRef:
@@ -56,17 +49,13 @@ def download_hub(source: SourceRef, *, target: Target, cache: Path) -> Path:
     DatasetNotFoundError
         As :func:`resolve_hub`.
     """
-    from huggingface_hub import snapshot_download
-
     target = public_hub(target) if source.public else target
     suffixes = sorted({variant for suffix in FORMAT_BY_SUFFIX for variant in (suffix, suffix.upper())})
     with _explained(source.location, source.revision, target):
-        folder = snapshot_download(
+        folder = hub_client(target).snapshot_download(
             source.location,
             repo_type="dataset",
             revision=source.revision,
-            endpoint=target.hub,
-            token=_token(target),
             cache_dir=cache,
             allow_patterns=[f"*{suffix}" for suffix in suffixes] + ["README.md"],
         )
@@ -124,10 +113,6 @@ def _holds(siblings: list[Any], files: dict[str, Path]) -> bool:
         if not same:
             return False
     return True
-
-
-def _token(target: Target) -> str | None:
-    return LOCAL_HUB_TOKEN if target.kind == "local" else None  # None: HF_TOKEN or the person's login
 
 
 @contextmanager

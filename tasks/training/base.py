@@ -1,14 +1,13 @@
 """The base model: a local folder, or a repository on the Hub resolved to a commit and downloaded once."""
 
 import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from askline.clients import LOCAL_HUB_TOKEN, public_hub
+from askline.clients import hub_client, public_hub
 from askline.errors import HubError, TrainingError
 from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
@@ -172,7 +171,7 @@ def _locate(repo: str, revision: str | None, target: Target) -> _Located:
 
 def _ask(repo: str, revision: str | None, target: Target) -> _Located:
     with _explained(repo, revision, target):
-        info = _client(target).model_info(repo, revision=revision, timeout=30)
+        info = hub_client(target).model_info(repo, revision=revision, timeout=30)
     return _Located(target, str(info.sha), [sibling.rfilename for sibling in info.siblings or []])
 
 
@@ -180,7 +179,7 @@ def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -
     found = _locate(repo, revision, target)
     weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in found.files) else "pytorch_model*.bin*"
     with _explained(repo, revision, found.hub):
-        folder = _client(found.hub).snapshot_download(
+        folder = hub_client(found.hub).snapshot_download(
             repo,
             revision=found.sha,
             cache_dir=cache,
@@ -188,15 +187,6 @@ def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -
             etag_timeout=30,
         )
     return Base(Path(folder), repo, found.sha, found.sha)
-
-
-def _client(target: Target) -> Any:
-    # Servers without xet storage would otherwise be asked for it; read when huggingface_hub is first imported.
-    if target.kind == "local":
-        os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
-    from huggingface_hub import HfApi
-
-    return HfApi(endpoint=target.hub, token=LOCAL_HUB_TOKEN if target.kind == "local" else None)
 
 
 @contextmanager

@@ -1,0 +1,286 @@
+"""The question log: what was asked, what was answered and what people thought of it, as JSON Lines in S3.
+
+A serverless endpoint captures no data, so the function writes its own. It is off unless ``ASKLINE_QUESTION_LOG`` names
+a place (``s3://bucket/prefix``); ``ASKLINE_QUESTION_LOG_REDACT`` says what is left out of it (``none``, ``personal``,
+the default, or ``text``).
+
+One object is written for each call of the function, before it answers: Lambda freezes the process between two calls
+and ends it without a word, so anything kept for later could be lost. Keys hold no user text and are never written
+twice::
+
+    <prefix>/questions/mlkey=<MLKey>/date=<YYYY-MM-DD>/<HHMMSS>-<random>.jsonl
+    <prefix>/feedback/mlkey=<MLKey>/date=<YYYY-MM-DD>/<HHMMSS>-<random>.jsonl
+"""
+
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Any, Final, Protocol
+
+from aws_lambda_powertools import Logger
+from botocore.exceptions import BotoCoreError, ClientError
+
+from lambda_handler.feedback import Feedback, feedback_from_body
+from lambda_handler.problem import Problem
+from lambda_handler.redaction import CHOICES, Redaction, redact
+
+__all__ = ["LOST", "Asked", "Feedback", "QuestionLog", "S3QuestionLog", "feedback_from_body", "from_environment"]
+
+#: Message of the log line that stands for one question that was answered but not logged; a metric filter counts it.
+LOST: Final = "question not logged"
+#: Seconds without a further try after S3 did not take a question, so that a broken log slows one answer, not each.
+REST_SECONDS: Final = 30.0
+#: Seconds after which someone whose feedback was not stored may try again.
+RETRY_AFTER_SECONDS: Final = 5
+
+_LOCATION = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/([!-~]*))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question and its answer."""
+
+    request_id: str
+    mlkey: str
+    question: str
+    answer: str
+    confidence: float | None
+    abstained: bool
+    model_version: str | None
+    seconds: float
+
+
+class QuestionLog(Protocol):
+    """Where questions and feedback go."""
+
+    @property
+    def enabled(self) -> bool:
+        """Whether anything is written."""
+
+    def asked(
+        self,
+        *,
+        request_id: str,
+        mlkey: str,
+        question: str,
+        answer: str,
+        confidence: float | None,
+        abstained: bool,
+        model_version: str | None,
+        seconds: float,
+    ) -> None:
+        """Write one question down. Never raises."""
+
+    def asked_together(self, batch: Iterable[Asked]) -> None:
+        """Write the questions of one call down, one object for each MLKey. Never raises."""
+
+    def feedback(self, feedback: Feedback) -> None:
+        """Write a verdict down.
+
+        Raises
+        ------
+        Problem
+            ``not-ready`` if it could not be written; ``unknown-path`` if the log is off.
+        """
+
+
+def from_environment(
+    make_s3: Callable[[], Any], environ: Mapping[str, str] = os.environ, *, logger: Logger
+) -> QuestionLog:
+    """Return the log that the environment asks for.
+
+    A place that is none turns the log off, a redaction that is none means the strictest one; both are errors in the
+    function's log. Neither stops the API from answering.
+
+    Parameters
+    ----------
+    make_s3
+        Makes the boto3 client of ``s3``; called once, now, and only if the log is on: the first question should not
+        wait for it. The client should make one attempt with short time-outs: they are what an answer waits for S3.
+    """
+    location = environ.get("ASKLINE_QUESTION_LOG", "").strip()
+    if not location:
+        return _Off()
+    found = _LOCATION.fullmatch(location)
+    if found is None:
+        logger.error("ASKLINE_QUESTION_LOG is no s3://bucket/prefix; nothing is logged", extra={"value": location})
+        return _Off()
+    wanted = environ.get("ASKLINE_QUESTION_LOG_REDACT", "").strip() or "personal"
+    redaction = next((choice for choice in CHOICES if choice == wanted), None)
+    if redaction is None:
+        logger.error(
+            f"ASKLINE_QUESTION_LOG_REDACT is not one of {', '.join(CHOICES)}; no text is logged",
+            extra={"value": wanted},
+        )
+        redaction = "text"
+    return S3QuestionLog(
+        make_s3(), bucket=found[1], prefix=(found[2] or "").strip("/"), redaction=redaction, logger=logger
+    )
+
+
+class _Off:
+    """The log that is not kept."""
+
+    enabled = False
+
+    def asked(self, **_: object) -> None:
+        """Forget it."""
+
+    def asked_together(self, batch: Iterable[Asked]) -> None:
+        """Forget them."""
+
+    def feedback(self, feedback: Feedback) -> None:
+        """Refuse: nobody would read it."""
+        raise Problem("unknown-path", "This API does not collect feedback.")
+
+
+class S3QuestionLog:
+    """The log in S3.
+
+    Parameters
+    ----------
+    s3
+        boto3 client of ``s3``, or anything with its ``put_object``.
+    bucket, prefix
+        Where the objects go.
+    redaction
+        What is left out.
+    """
+
+    enabled = True
+
+    def __init__(
+        self,
+        s3: Any,
+        *,
+        bucket: str,
+        prefix: str,
+        redaction: Redaction,
+        logger: Logger,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._s3 = s3
+        self._bucket = bucket
+        self._prefix = prefix
+        self._redaction = redaction
+        self._logger = logger
+        self._now = now
+        self._clock = clock
+        self._rests_until = float("-inf")
+
+    def asked(
+        self,
+        *,
+        request_id: str,
+        mlkey: str,
+        question: str,
+        answer: str,
+        confidence: float | None,
+        abstained: bool,
+        model_version: str | None,
+        seconds: float,
+    ) -> None:
+        """Write one question down. Never raises; what is lost is a line :data:`LOST` in the function's log."""
+        self.asked_together([Asked(request_id, mlkey, question, answer, confidence, abstained, model_version, seconds)])
+
+    def asked_together(self, batch: Iterable[Asked]) -> None:
+        """Write the questions of one call down, one object for each MLKey. Never raises."""
+        by_mlkey = sorted(batch, key=lambda asked: asked.mlkey)
+        for mlkey, group in groupby(by_mlkey, key=lambda asked: asked.mlkey):
+            together = list(group)
+            try:
+                if self._clock() < self._rests_until:
+                    self._lose(together, "S3 failed a moment ago")
+                    continue
+                self._put("questions", mlkey, [self._question(asked) for asked in together])
+            except Exception as error:  # noqa: BLE001 - an answer is worth more than its log
+                self._rests_until = self._clock() + REST_SECONDS
+                self._lose(together, _reason(error))
+
+    def feedback(self, feedback: Feedback) -> None:
+        """Write a verdict down.
+
+        Raises
+        ------
+        Problem
+            ``not-ready`` if S3 did not take it.
+        """
+        try:
+            self._put("feedback", feedback.mlkey, [self._verdict(feedback)])
+        except (BotoCoreError, ClientError, OSError) as error:
+            self._logger.error(
+                "feedback not stored", extra={"answer_request_id": feedback.request_id, "reason": _reason(error)}
+            )
+            raise Problem(
+                "not-ready",
+                "Your feedback could not be stored; try again.",
+                {"Retry-After": str(RETRY_AFTER_SECONDS)},
+            ) from None
+
+    def _put(self, kind: str, mlkey: str, records: list[dict[str, object]]) -> None:
+        now = self._now()
+        name = f"{now:%H%M%S}-{uuid.uuid4().hex}.jsonl"
+        key = "/".join(filter(None, [self._prefix, kind, f"mlkey={mlkey}", f"date={now:%Y-%m-%d}", name]))
+        at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        lines = (json.dumps({"at": at, **record}, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
+        self._s3.put_object(
+            Bucket=self._bucket,
+            Key=key,
+            Body="".join(lines).encode("utf-8", "replace"),
+            ContentType="application/x-ndjson",
+        )
+
+    def _question(self, asked: Asked) -> dict[str, object]:
+        texts, replaced = self._texts(question=asked.question, answer=asked.answer)
+        return {
+            "request_id": asked.request_id,
+            "mlkey": asked.mlkey,
+            "model_version": asked.model_version,
+            **texts,
+            "confidence": asked.confidence,
+            "abstained": asked.abstained,
+            "seconds": round(asked.seconds, 4),
+            "redaction": self._redaction,
+            "replaced": replaced,
+        }
+
+    def _verdict(self, feedback: Feedback) -> dict[str, object]:
+        texts, replaced = self._texts(answer=feedback.answer, comment=feedback.comment)
+        return {
+            "request_id": feedback.request_id,
+            "mlkey": feedback.mlkey,
+            "verdict": feedback.verdict,
+            **texts,
+            "redaction": self._redaction,
+            "replaced": replaced,
+        }
+
+    def _texts(self, **texts: str | None) -> tuple[dict[str, object], int]:
+        """Return each text, as much of it as may be kept, with its length; and how many places were replaced."""
+        kept: dict[str, object] = {}
+        replaced = 0
+        for name, text in texts.items():
+            if self._redaction == "personal" and text is not None:
+                kept[name], found = redact(text)
+                replaced += found
+            else:
+                kept[name] = None if self._redaction == "text" else text
+            kept[f"{name}_characters"] = None if text is None else len(text)
+        return kept, replaced
+
+    def _lose(self, together: list[Asked], reason: str) -> None:
+        for asked in together:
+            self._logger.warning(LOST, extra={"answer_request_id": asked.request_id, "reason": reason})
+
+
+def _reason(error: Exception) -> str:
+    """Name an error without its message, which may quote what was written."""
+    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
+    return f"{type(error).__name__} {code}".strip()

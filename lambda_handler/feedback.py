@@ -37,7 +37,8 @@ class Feedback:
 def feedback_from_fields(fields: Mapping[str, object]) -> Feedback:
     """Return the feedback in ``fields``.
 
-    They are ``request_id``, ``MLKey`` and ``verdict``, and perhaps ``comment`` and ``answer``; others are ignored. A comment or an answer that is null or blank counts as absent.
+    They are ``request_id``, ``MLKey`` and ``verdict``, and perhaps ``comment`` and ``answer``; others are ignored.
+    A comment or an answer that is null or blank counts as absent.
 
     Raises
     ------

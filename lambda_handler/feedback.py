@@ -12,12 +12,15 @@ from lambda_handler.problem import Problem
 
 Verdict = Literal["up", "down"]
 
-#: As gateways and Lambda write them: visible ASCII, no space.
+#: What gateways and Lambda write: visible ASCII, no space.
 REQUEST_ID: Final = re.compile(r"[!-~]{1,128}")
+#: Code points as they are sent, before any tidying; the OpenAPI document states the same limits.
 MAX_COMMENT_CHARACTERS: Final = 1_000
 MAX_ANSWER_CHARACTERS: Final = 1_000
 EXAMPLE: Final = '{"request_id": "…", "MLKey": "…", "verdict": "up"}'
 
+#: As in a question: tab and line breaks are fine, other control characters are not.
+_CONTROL = re.compile("[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\ud800-\udfff]")
 _LINE_BREAK_OR_TAB = re.compile(r"\r\n|[\r\n\t]")
 
 
@@ -90,14 +93,10 @@ def _optional_text(fields: Mapping[str, object], name: str, limit: int) -> str |
         return None
     if not isinstance(value, str):
         raise Problem("invalid-request", f"{name} must be a string.")
-    text = _LINE_BREAK_OR_TAB.sub(" ", unicodedata.normalize("NFC", value)).strip()
-    categories = {unicodedata.category(character) for character in text}
-    if categories & {"Cc", "Cs"}:
+    if len(value) > limit:
+        raise Problem("invalid-request", f"{name} has {len(value):,} characters; at most {limit:,} are read.")
+    if _CONTROL.search(value):
         raise Problem(
             "invalid-request", f"{name} holds control characters or halves of surrogate pairs; leave them out."
         )
-    if not any(category[0] not in "ZC" for category in categories):
-        return None
-    if len(text) > limit:
-        raise Problem("invalid-request", f"{name} has {len(text):,} characters; at most {limit:,} are read.")
-    return text
+    return _LINE_BREAK_OR_TAB.sub(" ", unicodedata.normalize("NFC", value)).strip() or None

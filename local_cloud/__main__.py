@@ -43,6 +43,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="SERVICE=N",
         help="make a part use this port (repeatable)",
     )
+    up.add_argument(
+        "--idle-minutes",
+        type=_minutes,
+        metavar="N",
+        help="stop the model of a serverless endpoint that nobody has called for so long; the next call starts it "
+        "again; 0 never does (default: as last time, at first 10)",
+    )
     up.add_argument("--quiet", action="store_true", help="no progress lines on standard error")
 
     status = commands.add_parser(
@@ -75,6 +82,16 @@ def _port(text: str) -> tuple[str, int]:
             f"{text!r} is not SERVICE=N with a service of {', '.join(PART_NAMES)} and a port from 1 to 65535"
         )
     return name, int(number)
+
+
+def _minutes(text: str) -> float:
+    try:
+        minutes = float(text)
+    except ValueError:
+        minutes = -1
+    if not 0 <= minutes < 1e6:  # "nan" neither
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of minutes from 0 on")
+    return minutes
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,6 +137,7 @@ def _up(options: argparse.Namespace) -> int:
         options.state_dir,
         without=options.without,
         ports=dict(options.port),
+        idle_minutes=options.idle_minutes,
         say=control.silent if options.quiet else _say,
     )
     if options.json:

@@ -42,6 +42,7 @@ def up(
     *,
     without: Collection[str] = (),
     ports: Mapping[str, int] | None = None,
+    idle_minutes: float | None = None,
     say: Say = silent,
 ) -> Target:
     """Start the embedded cloud, or find that it runs, and return its addresses once all parts are healthy.
@@ -56,13 +57,17 @@ def up(
         Parts to leave out. One that runs already is left running.
     ports
         Part to the port that it must have.
+    idle_minutes
+        Minutes without a call after which a serverless container is stopped, 0 for never; None for what this cloud
+        was started with before, at first 10.
     say
         Called with each line of progress.
 
     Raises
     ------
     LocalCloudError
-        If a part does not become healthy, a forced port is taken, or the folder cannot be written.
+        If a part does not become healthy, a forced port is taken, the folder cannot be written, or a cloud runs with
+        other ports or idle minutes than those asked for.
     """
     forced = dict(ports or {})
     for name in (*without, *forced):
@@ -79,11 +84,11 @@ def up(
     with one_at_a_time(folder, say):
         status = _running(folder, say)
         if status is not None:
-            return _join(folder, status, wanted, forced, say)
+            return _join(folder, status, wanted, forced, idle_minutes, say)
         avoid: set[int] = set()
         for _ in range(3):
             processes.end_all_marked(folder.root, grace=2)
-            plan = _plan(folder, wanted, forced, frozenset(avoid), say)
+            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, say)
             supervisor = _launch(folder)
             try:
                 return _wait(folder, plan, supervisor, say)
@@ -183,7 +188,14 @@ def _wait_until_gone(folder: CloudFolder, patience: float) -> bool:
     return True
 
 
-def _plan(folder: CloudFolder, wanted: list[str], forced: Mapping[str, int], avoid: frozenset[int], say: Say) -> Plan:
+def _plan(
+    folder: CloudFolder,
+    wanted: list[str],
+    forced: Mapping[str, int],
+    avoid: frozenset[int],
+    idle_minutes: float | None,
+    say: Say,
+) -> Plan:
     """Choose the ports and write the plan."""
     old = folder.read_plan(say)
     remembered = {name: port for name, port in old.ports.items() if name in PARTS and 0 < port < 65536}
@@ -195,7 +207,8 @@ def _plan(folder: CloudFolder, wanted: list[str], forced: Mapping[str, int], avo
     )
     for remark in choice.remarks:
         say(remark)
-    plan = Plan(parts=tuple(wanted), ports=remembered | choice.ports)
+    idle = old.idle_minutes if idle_minutes is None else idle_minutes
+    plan = Plan(parts=tuple(wanted), ports=remembered | choice.ports, idle_minutes=idle)
     folder.write_plan(plan)
     return plan
 
@@ -216,7 +229,14 @@ def _launch(folder: CloudFolder) -> subprocess.Popen[bytes]:
         )
 
 
-def _join(folder: CloudFolder, status: Status, wanted: list[str], forced: Mapping[str, int], say: Say) -> Target:
+def _join(
+    folder: CloudFolder,
+    status: Status,
+    wanted: list[str],
+    forced: Mapping[str, int],
+    idle_minutes: float | None,
+    say: Say,
+) -> Target:
     """Use the cloud that runs; have it start what it lacks."""
     for name, port in forced.items():
         if name in status.parts and status.parts[name].port != port:
@@ -227,6 +247,11 @@ def _join(folder: CloudFolder, status: Status, wanted: list[str], forced: Mappin
     missing = [name for name in wanted if name not in status.parts or status.parts[name].state == "failed"]
     names = [name for name in PARTS if name in status.parts or name in wanted]
     plan = folder.read_plan(say)
+    if idle_minutes is not None and idle_minutes != plan.idle_minutes and "sagemaker" in status.parts:
+        raise LocalCloudError(
+            f"the embedded cloud runs already with --idle-minutes {plan.idle_minutes:g}, not {idle_minutes:g}; "
+            "run: python -m local_cloud down, then up again with the option"
+        )
     if missing:
         say(f"the embedded cloud runs; adding {_listed(PARTS[name].title for name in missing)}")
         kept = {name: part.port for name, part in status.parts.items()}
@@ -238,7 +263,8 @@ def _join(folder: CloudFolder, status: Status, wanted: list[str], forced: Mappin
         )
         for remark in choice.remarks:
             say(remark)
-        plan = Plan(parts=tuple(names), ports=plan.ports | kept | choice.ports)
+        idle = plan.idle_minutes if idle_minutes is None else idle_minutes
+        plan = Plan(parts=tuple(names), ports=plan.ports | kept | choice.ports, idle_minutes=idle)
         folder.write_plan(plan)
         os.kill(status.pid, signal.SIGHUP)
     else:

@@ -94,8 +94,8 @@ def target(ports: Mapping[str, int]) -> Target:
     return Target(kind="local", region=REGION, endpoints=endpoints, **addresses)
 
 
-def command(name: str, ports: Mapping[str, int], state: Path) -> Sequence[str]:
-    """Return the command line of a part. ``state`` is its own folder."""
+def command(name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: float) -> Sequence[str]:
+    """Return the command line of a part. ``state`` is its own folder, ``idle_minutes`` the plan's."""
     port = str(ports[name])
     python = (sys.executable, "-m")
     match name:
@@ -107,7 +107,7 @@ def command(name: str, ports: Mapping[str, int], state: Path) -> Sequence[str]:
             aws = url(ports["ministack"])
             return (
                 *(*python, "local_cloud.sagemaker", "--port", port, "--state", str(state)),
-                *("--s3", aws, "--iam", aws),
+                *("--s3", aws, "--iam", aws, "--idle-seconds", f"{idle_minutes * 60:g}"),
             )
         case _:
             return (*python, f"local_cloud.{name}", "--port", port, "--state", str(state))

@@ -21,6 +21,10 @@ Say = Callable[[str], None]
 
 REGION = "us-east-1"
 
+#: Long enough that nobody who tries something out waits for a model twice, short enough that a laptop gets its memory
+#: back over a coffee. SageMaker itself keeps idle containers for minutes and does not say for how many.
+DEFAULT_IDLE_MINUTES = 10.0
+
 
 class Plan(BaseModel):
     """What shall run, and where: ``cloud.json``."""
@@ -30,6 +34,8 @@ class Plan(BaseModel):
     version: Literal[1] = 1
     parts: tuple[str, ...] = ()
     ports: dict[str, int] = Field(default_factory=dict)
+    idle_minutes: float = Field(DEFAULT_IDLE_MINUTES, ge=0, allow_inf_nan=False)
+    """Minutes without a call after which a serverless container is stopped; 0 means never."""
 
 
 class PartStatus(BaseModel):

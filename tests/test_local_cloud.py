@@ -140,6 +140,20 @@ def test_a_damaged_plan_is_set_aside(tmp_path: Path, content: str) -> None:
     assert "cloud.json.corrupt-2" in said[1]
 
 
+def test_a_plan_from_before_idle_minutes_is_read(tmp_path: Path) -> None:
+    folder = CloudFolder(tmp_path)
+    folder.create()
+    folder.plan_file.write_text('{"version": 1, "parts": ["hub"], "ports": {"hub": 8086}}')
+    assert folder.read_plan(print) == Plan(parts=("hub",), ports={"hub": 8086}, idle_minutes=10)
+
+
+@pytest.mark.parametrize("minutes", ["-1", "nan", "inf", "ten"])
+def test_idle_minutes_that_are_none_are_refused(tmp_path: Path, minutes: str) -> None:
+    done = local_cloud("up", "--state-dir", str(tmp_path), "--idle-minutes", minutes)
+    assert done.returncode == 2
+    assert repr(minutes) in done.stderr
+
+
 def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     done = local_cloud("up", "--state-dir", str(tmp_path / "file" / "state"))

@@ -628,6 +628,59 @@ def test_an_idle_serverless_container_is_stopped_and_started_again(own: Callable
     assert pids != {first}
 
 
+def test_a_call_waits_for_a_cold_start_but_not_for_ever(
+    own: Callable[..., SageMaker], aws: Aws, tmp_path: Path
+) -> None:
+    source = (
+        "import json, os, time\ndef model_fn(d):\n"
+        "    if os.path.exists(os.environ['SLOW']):\n        time.sleep(4)\n    return lambda x: os.getpid()\n"
+    )
+    slow = tmp_path / "slow"
+    sagemaker = own("--cold-seconds", "2")
+    sagemaker.create("asleep", aws.upload("asleep.tar.gz", {"code/inference.py": source}), SLOW=str(slow))
+    assert sagemaker.settled("asleep")["EndpointStatus"] == "InService"
+    slow.touch()
+    sagemaker.kill_container("asleep")
+    with refused("ModelNotReadyException", "still starting", "2 seconds", status=429):
+        sagemaker.ask("asleep", {"inputs": 1})
+    started = sagemaker.container("asleep").pid
+    with refused("ModelNotReadyException", status=429):
+        sagemaker.ask("asleep", {"inputs": 1})
+    # The start that the first call began went on, and is the one that answers.
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ClientError):
+            assert sagemaker.ask("asleep", {"inputs": 1}) == started
+            break
+    else:
+        raise AssertionError("it did not come up")
+
+
+def test_deleting_and_stopping_do_not_wait_for_a_cold_start(
+    own: Callable[..., SageMaker], aws: Aws, tmp_path: Path
+) -> None:
+    source = (
+        "import os, time\ndef model_fn(d):\n"
+        "    if os.path.exists(os.environ['SLOW']):\n        time.sleep(60)\n    return str\n"
+    )
+    slow = tmp_path / "slow"
+    sagemaker = own("--cold-seconds", "0.5")
+    url = aws.upload("heavy.tar.gz", {"code/inference.py": source})
+    for name in ("heavy", "heavier"):
+        sagemaker.create(name, url, SLOW=str(slow))
+        assert sagemaker.settled(name)["EndpointStatus"] == "InService"
+    slow.touch()
+    for name in ("heavy", "heavier"):
+        sagemaker.kill_container(name)
+        with refused("ModelNotReadyException", status=429):
+            sagemaker.ask(name, {"inputs": 1})
+    container = sagemaker.container("heavy")
+    sagemaker.api.delete_endpoint(EndpointName="heavy")
+    _gone, alive = psutil.wait_procs([container], timeout=20)
+    assert not alive
+    sagemaker.stop()
+
+
 # -- updates ---------------------------------------------------------------------------------------------------------
 
 

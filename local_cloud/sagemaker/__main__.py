@@ -46,6 +46,7 @@ def main(argv: list[str] | None = None) -> None:
         account=options.account,
         startup_seconds=options.startup_seconds,
         invocation_seconds=options.invocation_seconds,
+        cold_seconds=options.cold_seconds,
         idle_seconds=options.idle_seconds,
     )
     try:
@@ -68,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--account", default="000000000000", help="twelve digits, for ARNs")
     parser.add_argument("--idle-seconds", type=float, default=0, help="stop idle serverless containers; 0 means never")
+    parser.add_argument("--cold-seconds", type=float, default=60, help="how long a call waits for a cold start")
     parser.add_argument("--startup-seconds", type=float, default=180, help="time to answer /ping")
     parser.add_argument("--invocation-seconds", type=float, default=60, help="time to answer a call")
     return parser

@@ -32,8 +32,14 @@ class Settings:
     """A serverless container must answer /ping within 3 minutes."""
     invocation_seconds: float = 60.0
     """A call must be answered within 60 seconds."""
+    cold_seconds: float = 60.0
+    """How long a call waits for the container to start before it is told that the model is not ready."""
     idle_seconds: float = 0.0
     """Stop a serverless container after this long without a call; 0 means never."""
+
+
+class NotReadyError(Exception):
+    """The container is still being started; the start goes on."""
 
 
 class Deployment:
@@ -52,6 +58,7 @@ class Deployment:
         self._folder = settings.state_dir / "containers" / endpoint.lower() / facts["Generation"]
         self._container: Container | None = None
         self._starting = asyncio.Lock()
+        self._cold_start: asyncio.Task[Container] | None = None
         self._removed = False
         self._failures = 0
         self._failure = ""
@@ -106,6 +113,31 @@ class Deployment:
             self._last_used = time.monotonic()
             return container
 
+    async def awake(self) -> Container:
+        """Return the live container to a call, which waits for a cold start up to ``cold_seconds``.
+
+        The start belongs to no call: it goes on when the one that began it has given up.
+
+        Raises
+        ------
+        NotReadyError
+            If it takes longer.
+        ContainerError, ArchiveError
+            If it cannot be started.
+        """
+        if self._container and self._container.alive and not self._starting.locked():
+            return self._container
+        if self._cold_start is None or self._cold_start.done():
+            self._cold_start = asyncio.create_task(self.running())
+            self._cold_start.add_done_callback(_look_at_outcome)
+        start = self._cold_start
+        await asyncio.wait({start}, timeout=self._settings.cold_seconds)
+        if not start.done():
+            raise NotReadyError
+        if start.cancelled():
+            raise ContainerError("was stopped while it started")
+        return start.result()
+
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:
         """Count a call while it is in flight."""
@@ -126,7 +158,10 @@ class Deployment:
                     await self._discard()
 
     async def stop(self) -> None:
-        """Stop the container."""
+        """Stop the container, also while it starts."""
+        if self._cold_start:
+            self._cold_start.cancel()
+            await asyncio.wait({self._cold_start})
         async with self._starting:
             await self._discard()
 
@@ -157,6 +192,12 @@ class Deployment:
             region=self._settings.region,
             memory_mb=serverless["MemorySizeInMB"] if serverless else None,
         )
+
+
+def _look_at_outcome(start: asyncio.Task[Container]) -> None:
+    # The calls that wait are told. When none waits any longer, asyncio would complain of an error that nobody saw.
+    if not start.cancelled() and (error := start.exception()):
+        log.warning("a cold start failed: %s", error)
 
 
 def clear_leftovers(state_dir: Path, wanted: set[tuple[str, str]]) -> None:

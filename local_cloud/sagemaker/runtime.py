@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from local_cloud.sagemaker.archive import ArchiveError
 from local_cloud.sagemaker.container import ContainerError
-from local_cloud.sagemaker.deployment import Deployment, Settings
+from local_cloud.sagemaker.deployment import Deployment, NotReadyError, Settings
 from local_cloud.sagemaker.endpoints import Endpoints
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
 from local_cloud.sagemaker.state import State
@@ -40,7 +40,8 @@ class Runtime:
         ------
         ApiError
             ValidationError for a wrong request or an endpoint that is not there or not in service,
-            ThrottlingException above MaxConcurrency, ModelError for whatever goes wrong in the container.
+            ThrottlingException above MaxConcurrency, ModelNotReadyException for a cold start that takes too long,
+            ModelError for whatever goes wrong in the container.
         """
         body, whole = await _read(request, INSTANCE_BYTES)
         _check_headers(name, request)
@@ -78,7 +79,14 @@ class Runtime:
     ) -> Response | None:
         """Put the call to the container; None says that nobody was there to take it."""
         try:
-            container = await deployment.running()
+            container = await deployment.awake()
+        except NotReadyError:
+            seconds = self._settings.cold_seconds
+            raise ApiError(
+                "ModelNotReadyException",
+                f"The container of endpoint {name} is still starting after {seconds:g} seconds. Try again.",
+                status=429,
+            ) from None
         except (ContainerError, ArchiveError) as error:
             raise self._model_error(name, 0, f"The container {error}") from None
         passed_on = ("content-type", "accept", _CUSTOM_ATTRIBUTES)

@@ -8,7 +8,7 @@ One object is written for each call of the function, before it answers: Lambda f
 and ends it without a word, so anything kept for later could be lost. Keys hold no user text and are never written
 twice::
 
-    <prefix>/questions/mlkey=<MLKey>/date=<YYYY-MM-DD>/<HHMMSS>-<random>.jsonl
+    <prefix>/asked/mlkey=<MLKey>/date=<YYYY-MM-DD>/<HHMMSS>-<random>.jsonl
     <prefix>/feedback/mlkey=<MLKey>/date=<YYYY-MM-DD>/<HHMMSS>-<random>.jsonl
 """
 
@@ -20,7 +20,6 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
 from typing import Any, Final, Protocol
 
 from aws_lambda_powertools import Logger
@@ -36,6 +35,8 @@ __all__ = ["LOST", "Asked", "Feedback", "QuestionLog", "S3QuestionLog", "feedbac
 LOST: Final = "question not logged"
 #: Seconds without a further try after S3 did not take a question, so that a broken log slows one answer, not each.
 REST_SECONDS: Final = 30.0
+#: Of a longer text only the beginning is kept. No trained answer comes near it.
+MAX_CHARACTERS: Final = 10_000
 #: Seconds after which someone whose feedback was not stored may try again.
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -78,7 +79,7 @@ class QuestionLog(Protocol):
         """Write one question down. Never raises."""
 
     def asked_together(self, batch: Iterable[Asked]) -> None:
-        """Write the questions of one call down, one object for each MLKey. Never raises."""
+        """Write the questions of one call, all of one MLKey, down in one object. Never raises."""
 
     def feedback(self, feedback: Feedback) -> None:
         """Write a verdict down.
@@ -191,18 +192,19 @@ class S3QuestionLog:
         self.asked_together([Asked(request_id, mlkey, question, answer, confidence, abstained, model_version, seconds)])
 
     def asked_together(self, batch: Iterable[Asked]) -> None:
-        """Write the questions of one call down, one object for each MLKey. Never raises."""
-        by_mlkey = sorted(batch, key=lambda asked: asked.mlkey)
-        for mlkey, group in groupby(by_mlkey, key=lambda asked: asked.mlkey):
-            together = list(group)
-            try:
-                if self._clock() < self._rests_until:
-                    self._lose(together, "S3 failed a moment ago")
-                    continue
-                self._put("questions", mlkey, [self._question(asked) for asked in together])
-            except Exception as error:  # noqa: BLE001 - an answer is worth more than its log
-                self._rests_until = self._clock() + REST_SECONDS
-                self._lose(together, _reason(error))
+        """Write the questions of one call down, in one object. Never raises."""
+        together: list[Asked] = []
+        try:
+            together.extend(batch)
+            if not together:
+                return
+            if self._clock() < self._rests_until:
+                self._lose(together, "S3 failed a moment ago")
+                return
+            self._put("asked", together[0].mlkey, [self._question(asked) for asked in together])
+        except Exception as error:  # noqa: BLE001 - an answer is worth more than its log
+            self._rests_until = self._clock() + REST_SECONDS
+            self._lose(together, _reason(error))
 
     def feedback(self, feedback: Feedback) -> None:
         """Write a verdict down.
@@ -267,12 +269,14 @@ class S3QuestionLog:
         kept: dict[str, object] = {}
         replaced = 0
         for name, text in texts.items():
-            if self._redaction == "personal" and text is not None:
-                kept[name], found = redact(text)
+            kept[f"{name}_characters"] = None if text is None else len(text)
+            if text is None or self._redaction == "text":
+                kept[name] = None
+            elif self._redaction == "personal":
+                kept[name], found = redact(text[:MAX_CHARACTERS])
                 replaced += found
             else:
-                kept[name] = None if self._redaction == "text" else text
-            kept[f"{name}_characters"] = None if text is None else len(text)
+                kept[name] = text[:MAX_CHARACTERS]
         return kept, replaced
 
     def _lose(self, together: list[Asked], reason: str) -> None:

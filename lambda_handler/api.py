@@ -1,88 +1,148 @@
-"""The API's routes, as a function of its two collaborators: the registry and the SageMaker runtime.
+"""The API's routes, as a function of its collaborators: the registry, the SageMaker runtime and the question log.
 
 ========================================  =============================================================
 ``GET /?MLKey=…&question=…``              one answer
 ``GET /`` with a JSON body                the same; this is how the first version was called
-``POST /`` with a JSON body               the same
+``POST /`` with a JSON body               the same, or an answer for each of up to 16 ``questions``
+``GET /`` from a browser                  a page to try it
+``POST /feedback``                        what somebody thinks of an answer, where the question log is kept
 ``GET /models``                           the MLKeys on offer
 ``GET /health``                           whether the function runs and can read the registry
+``GET /openapi.json``                     all of this for machines
 event ``{"MLKey": …, "question": …}``     the same body as the routes, for a direct invoke
 ========================================  =============================================================
 """
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final, cast
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
-from lambda_handler import asking, model
+from lambda_handler import asking, gateway, metrics, model, question_log
 from lambda_handler.problem import Problem
 from lambda_handler.registry import Registry
+from lambda_handler.waiting import Clock, Patience
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
-JSON: Final = "application/json; charset=utf-8"
-PROBLEM_JSON: Final = "application/problem+json; charset=utf-8"
-ALLOWED: Final = {"/": "GET, POST", "/models": "GET", "/health": "GET"}
-_HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+ALLOWED: Final = {
+    "/": "GET, HEAD, POST",
+    "/models": "GET, HEAD",
+    "/health": "GET, HEAD",
+    "/openapi.json": "GET, HEAD",
+    "/feedback": "POST",
+}
+#: Seconds for which the OpenAPI document may be kept.
+DOCUMENT_MAX_AGE: Final = 300
 
 
-def create_handler(*, runtime: Any, registry: Registry, logger: Logger) -> Handler:
+def create_handler(
+    *,
+    runtimes: model.Runtimes,
+    registry: Registry,
+    questions: question_log.QuestionLog,
+    counts: metrics.Metrics,
+    logger: Logger,
+    cold_seconds: float,
+    clock: Clock | None = None,
+) -> Handler:
     """Return the Lambda handler.
 
     Parameters
     ----------
-    runtime
-        boto3 client of ``sagemaker-runtime``, or anything with its ``invoke_endpoint``.
+    runtimes
+        boto3 clients of ``sagemaker-runtime``, or anything with their ``invoke_endpoint``.
     registry
         The allow-list of MLKeys.
+    questions
+        Where questions, answers and feedback are written down, if anywhere.
+    counts
+        Where the numbers of a call go.
+    cold_seconds
+        How long a question waits for an endpoint that is starting.
     """
     app = APIGatewayRestResolver(debug=False)
+    time_of = clock or Clock()
 
-    def answer(question: asking.Question, request_id: str) -> dict[str, object]:
+    def answer(asked: asking.Asked, request_id: str, context: Any) -> dict[str, object]:
+        patience = Patience.for_call(context, cold_seconds=cold_seconds, clock=time_of)
+        entry = registry.find(asked.mlkey)
         started = time.perf_counter()
-        entry = registry.find(question.mlkey)
-        reply = model.ask(runtime, endpoint=entry.endpoint, question=question.text, logger=logger)
+        try:
+            reply = model.ask(
+                runtimes, endpoint=entry.endpoint, questions=asked.questions, patience=patience, logger=logger
+            )
+        finally:
+            seconds = time.perf_counter() - started
+            counts.add("ModelSeconds", seconds)
+            if patience.pauses:
+                counts.add("ColdWaits", patience.pauses)
         version = reply.model_version or entry.model_version
-        # The question itself is not logged: it may be personal.
+        abstained = sum(found.abstained is True for found in reply.answers)
+        counts.add("Answered", len(reply.answers))
+        if abstained:
+            counts.add("Abstained", abstained)
+        # The questions themselves are not logged: they may be personal.
         logger.info(
             "answered",
             extra={
                 "mlkey": entry.mlkey,
                 "model_version": version,
-                "question_characters": len(question.text),
-                "seconds": round(time.perf_counter() - started, 4),
+                "questions": len(asked.questions),
+                "question_characters": sum(map(len, asked.questions)),
+                "abstained": abstained,
+                "cold_waits": patience.pauses,
+                "seconds": round(seconds, 4),
             },
         )
-        body: dict[str, object] = {
-            "answer": reply.text,
-            "MLKey": entry.mlkey,
-            "model_version": version,
-            "request_id": request_id,
-        }
-        if reply.confidence is not None:
-            body["confidence"] = reply.confidence
-        return body
+        questions.asked_together(
+            question_log.Asked(
+                request_id=request_id,
+                mlkey=entry.mlkey,
+                question=question,
+                answer=found.text,
+                confidence=found.confidence,
+                abstained=found.abstained is True,
+                model_version=version,
+                seconds=seconds,
+            )
+            for question, found in zip(asked.questions, reply.answers, strict=True)
+        )
+        answers = [found.members() for found in reply.answers]
+        about = {"MLKey": entry.mlkey, "model_version": version, "request_id": request_id}
+        return {"answers": answers, **about} if asked.is_batch else {**answers[0], **about}
+
+    def request_id() -> str:
+        return str(app.current_event["requestContext"]["requestId"])
 
     @app.get("/")
     def ask_by_query_or_body() -> Response[Any]:
         event = app.current_event
         query = event["multiValueQueryStringParameters"]
-        if "MLKey" in query or "question" in query or not event["body"]:
-            return _json(200, answer(asking.from_query(query), event["requestContext"]["requestId"]))
-        return ask_by_body()
+        asks_by_query = "MLKey" in query or "question" in query
+        if event["body"] and not asks_by_query:
+            return ask_by_body()
+        if not asks_by_query and gateway.prefers_html(event["headers"].get("accept")):
+            from lambda_handler import page
+
+            return Response(status_code=200, content_type=gateway.HTML, body=page.html(), headers=dict(page.HEADERS))
+        return gateway.json_response(200, answer(asking.from_query(query), request_id(), app.lambda_context))
 
     @app.post("/")
     def ask_by_body() -> Response[Any]:
-        event = app.current_event
-        question = asking.from_body(
-            event["body"], is_base64=event["isBase64Encoded"], content_type=event["headers"].get("content-type")
-        )
-        return _json(200, answer(question, event["requestContext"]["requestId"]))
+        asked = asking.from_body(**_body(app.current_event))
+        return gateway.json_response(200, answer(asked, request_id(), app.lambda_context))
+
+    @app.post("/feedback")
+    def feedback() -> Response[Any]:
+        if not questions.enabled:
+            raise Problem("unknown-path", "This API does not collect feedback.")
+        questions.feedback(question_log.feedback_from_body(**_body(app.current_event)))
+        return gateway.json_response(202, {"request_id": request_id()})
 
     @app.get("/models")
     def models() -> Response[Any]:
@@ -96,16 +156,24 @@ def create_handler(*, runtime: Any, registry: Registry, logger: Logger) -> Handl
             }
             for entry in registry.all()
         ]
-        return _json(200, {"models": offered, "request_id": app.current_event["requestContext"]["requestId"]})
+        return gateway.json_response(200, {"models": offered, "request_id": request_id()})
 
     @app.get("/health")
     def health() -> Response[Any]:
-        request_id = app.current_event["requestContext"]["requestId"]
-        return _json(200, {"status": "ok", "models": len(registry.all()), "request_id": request_id})
+        body = {"status": "ok", "models": len(registry.all()), "feedback": questions.enabled}
+        return gateway.json_response(200, {**body, "request_id": request_id()})
+
+    @app.get("/openapi.json")
+    def openapi_document() -> Response[Any]:
+        from lambda_handler import openapi
+
+        kept = {**gateway.HEADERS, "Cache-Control": f"max-age={DOCUMENT_MAX_AGE}"}
+        return Response(status_code=200, content_type=gateway.JSON, body=openapi.document(), headers=kept)
 
     def refuse(problem: Problem) -> Response[Any]:
-        document = problem.document(app.current_event["requestContext"]["requestId"])
-        return _json(problem.status, document, PROBLEM_JSON, problem.headers)
+        counts.add(metrics.of_problem(problem.kind))
+        document = problem.document(request_id())
+        return gateway.json_response(problem.status, document, gateway.PROBLEM_JSON, problem.headers)
 
     def no_such_route(_: NotFoundError) -> Response[Any]:
         path = "/" + app.current_event["path"].strip("/")
@@ -117,85 +185,49 @@ def create_handler(*, runtime: Any, registry: Registry, logger: Logger) -> Handl
     app.exception_handler(Problem)(refuse)
     app.not_found(no_such_route)
 
+    def resolve(request: dict[str, Any], context: Any) -> dict[str, Any]:
+        # A HEAD is a GET whose body the caller does not want.
+        if request["httpMethod"] != "HEAD":
+            return app.resolve(request, context)
+        return {**app.resolve({**request, "httpMethod": "GET"}, context), "body": "", "isBase64Encoded": False}
+
     @logger.inject_lambda_context(clear_state=True)
     def handler(event: Any, context: Any) -> dict[str, Any]:
-        request = _gateway_request(event, fallback_request_id=str(context.aws_request_id))
-        request_id = request["requestContext"]["requestId"] if request else str(context.aws_request_id)
-        logger.set_correlation_id(request_id)
+        own_id = str(context.aws_request_id)
+        request = gateway.request_in(event, fallback_request_id=own_id)
+        correlation_id = request["requestContext"]["requestId"] if request else own_id
+        logger.set_correlation_id(correlation_id)
         try:
             if request is not None:
-                return app.resolve(request, context)
-            return answer(asking.from_fields(event if isinstance(event, dict) else {}), request_id)
+                return resolve(request, context)
+            return answer(asking.from_fields(event if isinstance(event, dict) else {}), correlation_id, context)
         except Problem as problem:
-            return problem.document(request_id)
+            counts.add(metrics.of_problem(problem.kind))
+            return problem.document(correlation_id)
         except Exception:
             # The last line: whatever happens, no stack trace reaches a caller.
             logger.exception("unexpected")
+            counts.add("Internal")
             internal = Problem("internal", "The log says why; name the request_id when you ask about it.")
-            document = internal.document(request_id)
+            document = internal.document(correlation_id)
             if request is None:
                 return document
             return {
                 "statusCode": internal.status,
-                "headers": {"Content-Type": PROBLEM_JSON, **_HEADERS},
+                "headers": {"Content-Type": gateway.PROBLEM_JSON, **gateway.HEADERS},
                 "body": json.dumps(document, ensure_ascii=False),
                 "isBase64Encoded": False,
             }
+        finally:
+            counts.flush()
 
     return cast(Handler, handler)
 
 
-def _json(
-    status: int, body: Mapping[str, object], content_type: str = JSON, headers: Mapping[str, str] | None = None
-) -> Response[Any]:
-    return Response(
-        status_code=status,
-        content_type=content_type,
-        body=json.dumps(body, ensure_ascii=False, allow_nan=False),
-        headers={**_HEADERS, **(headers or {})},
-    )
-
-
-def _gateway_request(event: Any, *, fallback_request_id: str) -> dict[str, Any] | None:
-    """Return what the routes read of a REST API's proxy event, each part of the type it should have.
-
-    Gateways send ``null`` for what is absent and differ in the case of header names; an event typed by hand may
-    hold anything. None if the event is not from a gateway at all.
-    """
-    if not isinstance(event, dict):
-        return None
-    method, path = event.get("httpMethod"), event.get("path")
-    if not isinstance(method, str) or not isinstance(path, str):
-        return None
-    context = _mapping(event.get("requestContext"))
-    request_id = context.get("requestId")
-    body = event.get("body")
-    query = {name: [value] for name, value in _mapping(event.get("queryStringParameters")).items()}
-    query.update(_mapping(event.get("multiValueQueryStringParameters")))
+def _body(event: Any) -> dict[str, Any]:
+    """Return the body of a request as the readers of bodies take it."""
     return {
-        "version": "1.0",
-        "resource": path,
-        "path": path or "/",
-        "httpMethod": method.upper(),
-        "headers": {
-            name.lower(): value for name, value in _mapping(event.get("headers")).items() if isinstance(value, str)
-        },
-        "multiValueHeaders": {},
-        "queryStringParameters": {},
-        "multiValueQueryStringParameters": {
-            name: [value for value in values if isinstance(value, str)]
-            for name, values in query.items()
-            if isinstance(values, list)
-        },
-        "requestContext": {"requestId": request_id if _is_plain(request_id) else fallback_request_id},
-        "body": body if isinstance(body, str) else None,
-        "isBase64Encoded": event.get("isBase64Encoded") is True,
+        "body": event["body"],
+        "is_base64": event["isBase64Encoded"],
+        "content_type": event["headers"].get("content-type"),
     }
-
-
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str) and 0 < len(value) <= 128 and value.isascii() and value.isprintable()
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return {key: item for key, item in value.items() if isinstance(key, str)} if isinstance(value, dict) else {}

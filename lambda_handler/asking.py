@@ -1,4 +1,7 @@
-"""Reading a question out of a request, strictly: what is not a valid MLKey and a valid question goes no further."""
+"""Reading questions out of a request, strictly: what is not a valid MLKey and a valid question goes no further.
+
+The limits stand in ``openapi.json`` too, to the letter: what that document allows is answered, the rest is refused.
+"""
 
 import base64
 import binascii
@@ -14,37 +17,64 @@ from lambda_handler.problem import Problem
 #: The names that callers may use. With the prefix of the endpoint names it keeps within SageMaker's 63 characters.
 MLKEY = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9])*")
 MAX_MLKEY_CHARACTERS = 46
+#: Code points of a question as it is sent, before any tidying.
 MAX_QUESTION_CHARACTERS = 1_000
-#: Far above 1,000 characters in any encoding, far below what JSON parsing could choke on.
-MAX_BODY_BYTES = 64 * 1024
+#: The model answers a batch in one call, which must end within the gateway's 29 s.
+MAX_QUESTIONS = 16
+#: 16 questions of 1,000 characters, each written as two six-byte escapes, and room to spare.
+MAX_BODY_BYTES = 256 * 1024
 
+_CONTROLS = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f"
+#: White space, soft hyphens, marks of direction and everything else that shows nothing: alone they ask nothing.
+_INVISIBLE = (
+    r"\u0009-\u000d\u0020\u00a0\u00ad\u1680\u180e\u2000-\u200f\u2028-\u202f\u205f-\u206f\u3000\ufe00-\ufe0f\ufeff"
+)
+#: No control characters but tab and line breaks, and something to see. The same in Python and in JSON Schema.
+QUESTION = re.compile(f"^[^{_CONTROLS}]*[^{_CONTROLS}{_INVISIBLE}][^{_CONTROLS}]*$")
+
+_CONTROL = re.compile(f"[{_CONTROLS}\ud800-\udfff]")
 _LINE_BREAK_OR_TAB = re.compile(r"\r\n|[\r\n\t]")
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Asked:
     """What a caller asked, and which model."""
 
     mlkey: str
-    text: str
+    questions: tuple[str, ...]
+    is_batch: bool
+    """Whether the caller sent a list, and gets one back."""
 
 
-def from_fields(fields: Mapping[str, object]) -> Question:
-    """Return the question that ``fields`` (``MLKey`` and ``question``; others are ignored) ask.
+def from_fields(fields: Mapping[str, object]) -> Asked:
+    """Return what ``fields`` ask: ``MLKey`` with ``question``, a string, or ``questions``, a list; others are ignored.
 
-    The question is put into Unicode's composed form (NFC) and stripped; a line break or tab inside it counts as a
-    space.
+    A question is put into Unicode's composed form (NFC) and stripped; a line break or tab inside it counts as a space.
 
     Raises
     ------
     Problem
-        ``invalid-request`` if one is missing, no string, blank, too long, or holds characters that cannot be meant.
+        ``invalid-request`` if one is missing, of another type, blank, too long, or holds characters that cannot be
+        meant.
     """
-    return Question(mlkey=_mlkey(_string(fields, "MLKey")), text=_text(_string(fields, "question")))
+    mlkey = _mlkey(_string(fields, "MLKey"))
+    if "questions" not in fields:
+        return Asked(mlkey, (_text(_string(fields, "question"), "question"),), is_batch=False)
+    if "question" in fields:
+        raise Problem("invalid-request", "Send either question, a string, or questions, a list; not both.")
+    questions = fields["questions"]
+    if not isinstance(questions, list) or not 1 <= len(questions) <= MAX_QUESTIONS:
+        raise Problem("invalid-request", f"questions must be a list of 1 to {MAX_QUESTIONS} strings.")
+    texts = []
+    for number, question in enumerate(questions):
+        if not isinstance(question, str):
+            raise Problem("invalid-request", f"questions[{number}] must be a string.")
+        texts.append(_text(question, f"questions[{number}]"))
+    return Asked(mlkey, tuple(texts), is_batch=True)
 
 
-def from_query(query: Mapping[str, Sequence[str]]) -> Question:
-    """Return the question that a query string asks.
+def from_query(query: Mapping[str, Sequence[str]]) -> Asked:
+    """Return what a query string asks: one question.
 
     Raises
     ------
@@ -55,11 +85,11 @@ def from_query(query: Mapping[str, Sequence[str]]) -> Question:
     for name in ("MLKey", "question"):
         if len(query.get(name, ())) > 1:
             raise Problem("invalid-request", f"{name} is given more than once in the query string; give it once.")
-    return from_fields({name: values[0] for name, values in query.items() if values})
+    return from_fields({name: query[name][0] for name in ("MLKey", "question") if query.get(name)})
 
 
-def from_body(body: str | None, *, is_base64: bool, content_type: str | None) -> Question:
-    """Return the question that a request body asks: one JSON object with ``MLKey`` and ``question``.
+def from_body(body: str | None, *, is_base64: bool, content_type: str | None) -> Asked:
+    """Return what a request body asks: one JSON object with ``MLKey`` and ``question`` or ``questions``.
 
     Raises
     ------
@@ -126,18 +156,15 @@ def _mlkey(value: str) -> str:
     return value
 
 
-def _text(value: str) -> str:
-    text = _LINE_BREAK_OR_TAB.sub(" ", unicodedata.normalize("NFC", value)).strip()
-    categories = {unicodedata.category(character) for character in text}
-    if categories & {"Cc", "Cs"}:
+def _text(value: str, name: str) -> str:
+    if len(value) > MAX_QUESTION_CHARACTERS:
         raise Problem(
-            "invalid-request", "question holds control characters or halves of surrogate pairs; leave them out."
+            "invalid-request", f"{name} has {len(value):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read."
         )
-    # Separators and invisible format characters alone ask nothing.
-    if not any(category[0] not in "ZC" for category in categories):
-        raise Problem("invalid-request", "question is blank.")
-    if len(text) > MAX_QUESTION_CHARACTERS:
+    if _CONTROL.search(value):
         raise Problem(
-            "invalid-request", f"question has {len(text):,} characters; at most {MAX_QUESTION_CHARACTERS:,} are read."
+            "invalid-request", f"{name} holds control characters or halves of surrogate pairs; leave them out."
         )
-    return text
+    if QUESTION.match(value) is None:
+        raise Problem("invalid-request", f"{name} is blank.")
+    return _LINE_BREAK_OR_TAB.sub(" ", unicodedata.normalize("NFC", value)).strip()

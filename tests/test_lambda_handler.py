@@ -1,153 +1,36 @@
 import base64
-import io
 import json
-import re
-from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
+from api_support import (
+    ASKED,
+    ENDPOINT,
+    PATH,
+    Api,
+    Context,
+    Counts,
+    ParameterStore,
+    Questions,
+    Runtime,
+    aws_error,
+    entry,
+    rest_event,
+)
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.parameters import SSMProvider
 from botocore.exceptions import (
-    ClientError,
     ConnectionClosedError,
     ConnectTimeoutError,
     EndpointConnectionError,
     ReadTimeoutError,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
+from lambda_handler import gateway, metrics, page
 from lambda_handler.api import create_handler
 from lambda_handler.asking import MAX_BODY_BYTES
+from lambda_handler.model import FixedRuntimes
 from lambda_handler.registry import Registry
-
-PATH = "/askline/registry"
-ENDPOINT = "serv-hf-endpoint-biography"
-
-
-def aws_error(code: str, message: str = "account 123456789012 is not amused") -> ClientError:
-    return ClientError({"Error": {"Code": code, "Message": message}}, "Operation")
-
-
-@dataclass
-class Context:
-    aws_request_id: str = "lambda-request"
-    function_name: str = "askline-api"
-    memory_limit_in_mb: int = 256
-    invoked_function_arn: str = "arn:aws:lambda:us-east-1:000000000000:function:askline-api"
-
-
-@dataclass
-class Runtime:
-    """A SageMaker runtime that answers as it is told."""
-
-    reply: Any = field(
-        default_factory=lambda: {"answers": [{"answer": "maths!", "confidence": 0.75}], "model_version": "m-2"}
-    )
-    asked: list[dict[str, Any]] = field(default_factory=list)
-
-    def invoke_endpoint(self, **request: Any) -> dict[str, Any]:
-        self.asked.append(request)
-        if isinstance(self.reply, Exception):
-            raise self.reply
-        body = self.reply if isinstance(self.reply, bytes) else json.dumps(self.reply).encode()
-        return {"Body": io.BytesIO(body)}
-
-
-@dataclass
-class ParameterStore:
-    """The two calls of SSM that Powertools makes."""
-
-    values: dict[str, str]
-    asked: list[str] = field(default_factory=list)
-    failure: ClientError | None = None
-
-    def get_parameter(self, *, Name: str, **_: Any) -> dict[str, Any]:  # noqa: N803 - boto3's own name
-        self.asked.append(Name)
-        if self.failure:
-            raise self.failure
-        if Name not in self.values:
-            raise aws_error("ParameterNotFound")
-        return {"Parameter": {"Name": Name, "Value": self.values[Name]}}
-
-    def get_paginator(self, operation: str) -> "ParameterStore":
-        assert operation == "get_parameters_by_path"
-        return self
-
-    def paginate(self, *, Path: str, **_: Any) -> list[dict[str, Any]]:  # noqa: N803 - boto3's own name
-        self.asked.append(Path)
-        if self.failure:
-            raise self.failure
-        return [{"Parameters": [{"Name": name, "Value": value} for name, value in self.values.items()]}]
-
-
-@dataclass
-class Api:
-    runtime: Runtime
-    ssm: ParameterStore
-    max_age: int = 60
-
-    def __post_init__(self) -> None:
-        logger = Logger(service="test", level="CRITICAL", logger_handler=None)
-        registry = Registry(PATH, SSMProvider(boto3_client=self.ssm), logger=logger, max_age=self.max_age)
-        self.handler = create_handler(runtime=self.runtime, registry=registry, logger=logger)
-
-    def __call__(self, event: Any) -> Any:
-        return self.handler(event, Context())
-
-    def send(self, method: str = "GET", path: str = "/", **parts: Any) -> tuple[int, dict[str, Any], dict[str, str]]:
-        response = self(rest_event(method, path, **parts))
-        headers = {name: values[0] for name, values in response["multiValueHeaders"].items()}
-        return response["statusCode"], json.loads(response["body"]), headers
-
-    @property
-    def questions(self) -> list[str]:
-        return [json.loads(request["Body"])["inputs"] for request in self.runtime.asked]
-
-
-def rest_event(
-    method: str = "GET",
-    path: str = "/",
-    *,
-    query: dict[str, list[str]] | None = None,
-    body: Any = None,
-    headers: dict[str, str] | None = None,
-    is_base64: bool = False,
-) -> dict[str, Any]:
-    """What a REST API sends to its function, nulls and all."""
-    text = json.dumps(body) if body is not None and not isinstance(body, str) else body
-    return {
-        "resource": "/" if path == "/" else "/{proxy+}",
-        "path": path,
-        "httpMethod": method,
-        "headers": headers if headers is not None else {"Content-Type": "application/json", "Host": "x"},
-        "multiValueHeaders": None,
-        "queryStringParameters": {name: values[-1] for name, values in query.items()} if query else None,
-        "multiValueQueryStringParameters": query,
-        "pathParameters": None if path == "/" else {"proxy": path.strip("/")},
-        "stageVariables": None,
-        "requestContext": {"requestId": "gateway-request", "stage": "default", "accountId": "123456789012"},
-        "body": text,
-        "isBase64Encoded": is_base64,
-    }
-
-
-def entry(mlkey: str = "biography", **changes: Any) -> str:
-    value = {
-        "mlkey": mlkey,
-        "endpoint": f"serv-hf-endpoint-{mlkey}",
-        "model_version": "m-1",
-        "archive_sha256": "a" * 64,
-        "dataset": "data/sample",
-        "exact_match": 0.7,
-        "promoted_at": "2026-01-01T00:00:00+00:00",
-        "run_id": "run",
-    }
-    return json.dumps({**value, **changes})
-
-
-ASKED = {"MLKey": "biography", "question": "WHat is your passion?"}
 
 
 @pytest.fixture
@@ -228,7 +111,7 @@ def test_the_registry_names_the_version_where_the_model_does_not(api: Api) -> No
         ("  Who\tis\r\nAda?\n", "Who is Ada?"),
         ("Zoe\u0308?", "Zo\u00eb?"),
         ("q" * 1000, "q" * 1000),
-        (" " * 500 + "q" * 1000 + " " * 500, "q" * 1000),
+        (" " * 400 + "q" * 200 + " " * 400, "q" * 200),
         ("🎉" * 1000, "🎉" * 1000),
         ("\u202eשלום\u202c?", "\u202eשלום\u202c?"),
         ("'; DROP TABLE students; --", "'; DROP TABLE students; --"),
@@ -412,13 +295,23 @@ def test_models_are_listed_without_what_callers_need_not_know(api: Api) -> None:
 
 
 def test_health_says_that_the_registry_can_be_read(api: Api) -> None:
-    assert api.send(path="/health")[:2] == (200, {"status": "ok", "models": 1, "request_id": "gateway-request"})
+    assert api.send(path="/health")[:2] == (
+        200,
+        {"status": "ok", "models": 1, "feedback": True, "request_id": "gateway-request"},
+    )
 
 
 def test_the_question_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logger = Logger(service="test-log", level="DEBUG")
     registry = Registry(PATH, SSMProvider(boto3_client=ParameterStore({f"{PATH}/biography": entry()})), logger=logger)
-    handler = create_handler(runtime=Runtime(), registry=registry, logger=logger)
+    handler = create_handler(
+        runtimes=Runtime(),
+        registry=registry,
+        questions=Questions(),
+        counts=Counts(),
+        logger=logger,
+        cold_seconds=0,
+    )
 
     handler(rest_event(body=ASKED), Context())
 
@@ -427,43 +320,263 @@ def test_the_question_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     assert "passion" not in written
 
 
-JSON_VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-NASTY = st.sampled_from([*BAD_QUESTIONS, *BAD_MLKEYS, "biography", "Who?", "%00", "\U0001f600", "x" * 1_000_000])
-FIELDS = st.fixed_dictionaries(
-    {}, optional={"MLKey": st.just("biography") | NASTY | JSON_VALUES, "question": NASTY | st.text() | JSON_VALUES}
-)
-GATEWAY_EVENTS = st.fixed_dictionaries(
-    {
-        "httpMethod": st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS", "get", ""]) | st.text(max_size=5),
-        "path": st.sampled_from(["/", "", "/models", "/health", "/models/", "//", "/%2e%2e"]) | st.text(max_size=20),
-    },
-    optional={
-        "body": FIELDS.map(json.dumps) | st.text() | JSON_VALUES,
-        "headers": st.dictionaries(st.sampled_from(["content-type", "Content-Type", "x"]), JSON_VALUES) | JSON_VALUES,
-        "queryStringParameters": FIELDS | JSON_VALUES,
-        "multiValueQueryStringParameters": FIELDS
-        | st.dictionaries(st.sampled_from(["MLKey", "question"]), st.lists(NASTY | st.text(), max_size=2))
-        | JSON_VALUES,
-        "multiValueHeaders": JSON_VALUES,
-        "requestContext": JSON_VALUES | st.fixed_dictionaries({"requestId": JSON_VALUES}),
-        "isBase64Encoded": st.booleans() | JSON_VALUES,
-    },
-)
+def numbered(count: int, **more: Any) -> dict[str, Any]:
+    return {"answers": [{"answer": f"answer {number}", **more} for number in range(count)], "model_version": "m-2"}
 
 
-@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(event=JSON_VALUES | FIELDS | GATEWAY_EVENTS)
-def test_no_event_breaks_it_or_reaches_beyond_the_registry(event: Any) -> None:
+def test_a_batch_is_one_call_and_keeps_its_order(api: Api) -> None:
+    api.runtime.reply = numbered(3, confidence=0.5)
+
+    status, body, _ = api.send("POST", body={"MLKey": "biography", "questions": [" Who? ", "What?", "Where?"]})
+
+    assert status == 200
+    assert body == {
+        "answers": [{"answer": f"answer {number}", "confidence": 0.5} for number in range(3)],
+        "MLKey": "biography",
+        "model_version": "m-2",
+        "request_id": "gateway-request",
+    }
+    assert api.questions == [["Who?", "What?", "Where?"]]
+    assert [logged.question for logged in api.log.logged] == ["Who?", "What?", "Where?"]
+    assert [logged.answer for logged in api.log.logged] == ["answer 0", "answer 1", "answer 2"]
+
+
+def test_a_batch_of_one_is_still_a_batch(api: Api) -> None:
+    api.runtime.reply = numbered(1)
+    assert api.send("POST", body={"MLKey": "biography", "questions": ["Who?"]})[1]["answers"] == [
+        {"answer": "answer 0"}
+    ]
+
+
+def test_a_direct_invoke_takes_a_batch(api: Api) -> None:
+    api.runtime.reply = numbered(2)
+    assert len(api({"MLKey": "biography", "questions": ["Who?", "What?"]})["answers"]) == 2
+
+
+def test_the_largest_batch_fits_in_whatever_it_is_written(api: Api) -> None:
+    api.runtime.reply = numbered(16)
+    body = json.dumps({"MLKey": "b" * 46, "questions": ["\U0001f389" * 1000] * 16}, indent=4)
+    api.ssm.values[f"{PATH}/{'b' * 46}"] = entry("b" * 46)
+    assert len(body) > 190_000
+
+    assert api.send("POST", body=body)[0] == 200
+
+
+@pytest.mark.parametrize(
+    "questions", [None, "Who?", [], ["Who?"] * 17, ["Who?", ""], ["Who?", None], [["Who?"]], {"0": "Who?"}]
+)
+def test_what_is_no_batch_goes_nowhere(api: Api, questions: Any) -> None:
+    status, body, _ = api.send("POST", body={"MLKey": "biography", "questions": questions})
+
+    assert (status, body["type"]) == (400, "urn:askline:invalid-request")
+    assert "questions" in body["detail"]
+    assert api.runtime.asked == []
+
+
+def test_one_question_or_a_list_not_both(api: Api) -> None:
+    assert api.send("POST", body={**ASKED, "questions": ["Who?"]})[0] == 400
+    assert api.send("POST", body={**ASKED, "questions": None})[0] == 400
+
+
+@pytest.mark.parametrize("answers", [numbered(1), {"answers": [{"answer": "a"}, {"answer": 3}]}])
+def test_an_answer_for_each_question_or_none(api: Api, answers: dict[str, Any]) -> None:
+    api.runtime.reply = answers
+    assert api.send("POST", body={"MLKey": "biography", "questions": ["Who?", "What?"]})[0] == 502
+
+
+def test_an_abstention_is_passed_on(api: Api) -> None:
+    said = {"answer": "I don't know.", "confidence": 0.1, "abstained": True}
+    api.runtime.reply = {"answers": [said], "model_version": "m-2"}
+
+    _, body, _ = api.send(body=ASKED)
+
+    assert {name: body[name] for name in said} == said
+    assert api.log.logged[0].abstained is True
+    assert api.counts.flushed[-1]["Abstained"] == api.counts.flushed[-1]["Answered"] == 1
+
+
+def test_a_starting_endpoint_is_waited_for(api: Api) -> None:
+    api.runtime.reply = [aws_error("ModelNotReadyException"), aws_error("ServiceUnavailable"), Runtime().reply]
+
+    assert api.send(body=ASKED)[0] == 200
+    assert api.time.slept == [0.5, 1.0]
+    assert api.counts.flushed[-1]["ColdWaits"] == 2
+    assert api.runtime.allowed == [27.5, 27.0, 26.0]
+
+
+@pytest.mark.parametrize(
+    ("failure", "longest"),
+    [
+        (aws_error("ModelNotReadyException"), 20),
+        (aws_error("ServiceUnavailable"), 20),
+        (aws_error("InternalDependencyException"), 3),
+        (EndpointConnectionError(endpoint_url="https://runtime"), 3),
+        (aws_error("ValidationError"), 0),
+        (aws_error("ThrottlingException"), 0),
+        (ReadTimeoutError(endpoint_url="https://runtime"), 0),
+        (aws_error("ModelError"), 0),
+    ],
+)
+def test_waiting_has_an_end(api: Api, failure: Exception, longest: float) -> None:
+    api.runtime.reply = failure
+
+    assert api.send(body=ASKED)[0] in {429, 502, 503, 504}
+    assert longest - 4 <= sum(api.time.slept) <= longest
+    assert all(seconds <= 4 for seconds in api.time.slept)
+    assert min(api.runtime.allowed) >= api.runtime.shortest_seconds
+
+
+def test_no_waiting_where_none_is_wanted(api: Api) -> None:
+    api.cold_seconds = 0
+    api.__post_init__()
+    api.runtime.reply = aws_error("ModelNotReadyException")
+    assert api.send(body=ASKED)[0] == 503
+    assert api.time.slept == []
+
+
+def test_waiting_leaves_time_for_the_answer(api: Api) -> None:
+    api.cold_seconds = 60
+    api.__post_init__()
+    api.runtime.reply = aws_error("ModelNotReadyException")
+    assert api.send(body=ASKED)[0] == 503
+    assert 18 < sum(api.time.slept) <= 28 - 0.5 - 5
+
+
+def test_a_context_that_knows_no_end_has_the_functions_own() -> None:
+    class Bare:
+        aws_request_id = function_name = memory_limit_in_mb = invoked_function_arn = "x"
+
     api = Api(Runtime(), ParameterStore({f"{PATH}/biography": entry()}))
+    assert api.handler(dict(ASKED), Bare())["answer"] == "maths!"
+    assert api.runtime.allowed == [27.5]
 
-    response = api(event)
 
-    status = response.get("statusCode", response.get("status", 200))
-    assert status in {200, 400, 404, 405, 413, 415}
-    json.dumps(response, ensure_ascii=False, allow_nan=False).encode()
-    assert {request["EndpointName"] for request in api.runtime.asked} <= {ENDPOINT}
-    assert all(re.fullmatch(PATH + r"(/[a-zA-Z0-9-]{1,46})?", name) for name in api.ssm.asked)
+@pytest.mark.parametrize(
+    ("left", "read"), [(27.5, 24), (25, 24), (24.9, 16), (17, 16), (12, 8), (5, 4), (0, 4), (-3, 4)]
+)
+def test_a_call_never_outlasts_its_time(left: float, read: float) -> None:
+    made: list[float] = []
+    runtimes = FixedRuntimes(lambda seconds: made.append(seconds) or seconds, model_seconds=24, connect_seconds=1)
+    assert runtimes.within(left) == read
+    assert runtimes.within(left) == read
+    assert made == [24] if read == 24 else [24, read]
+
+
+def test_every_outcome_is_counted(api: Api) -> None:
+    for reply, name in [
+        (aws_error("ThrottlingException"), "Throttled"),
+        (aws_error("ValidationError"), "NotReady"),
+        (aws_error("ModelError"), "ModelFailed"),
+        (ReadTimeoutError(endpoint_url="https://runtime"), "ModelTimeout"),
+        (aws_error("AccessDeniedException"), "Internal"),
+    ]:
+        api.runtime.reply = reply
+        api.send(body=ASKED)
+        assert api.counts.flushed[-1] == {"ModelSeconds": pytest.approx(0, abs=1), name: 1}
+    api.send("POST", body="{")
+    assert api.counts.flushed[-1] == {"Refused": 1}
+    api.send(path="/health")
+    assert api.counts.flushed[-1] == {}
+
+
+def test_metrics_are_one_line_in_the_embedded_format(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POWERTOOLS_METRICS_NAMESPACE", "askline")
+    counts = metrics.from_environment(service="api", logger=Logger(service="test", level="CRITICAL"))
+    counts.add("Answered", 3)
+    counts.add("ModelSeconds", 0.25)
+    counts.flush()
+    counts.flush()
+
+    (line,) = capsys.readouterr().out.splitlines()
+    written = json.loads(line)
+    assert (written["service"], written["Answered"], written["ModelSeconds"]) == ("api", [3], [0.25])
+    (declared,) = written["_aws"]["CloudWatchMetrics"]
+    assert (declared["Namespace"], declared["Dimensions"]) == ("askline", [["service"]])
+    assert {(metric["Name"], metric["Unit"]) for metric in declared["Metrics"]} == {
+        ("Answered", "Count"),
+        ("ModelSeconds", "Seconds"),
+    }
+
+
+def test_metrics_are_off_unless_they_have_a_namespace(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("POWERTOOLS_METRICS_NAMESPACE", raising=False)
+    counts = metrics.from_environment(service="api", logger=Logger(service="test", level="CRITICAL"))
+    counts.add("Answered")
+    counts.flush()
+    assert capsys.readouterr().out == ""
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("accept", "html"),
+    [
+        (BROWSER, True),
+        ("text/html", True),
+        ("TEXT/HTML; charset=utf-8", True),
+        ("application/json;q=0.5, text/*", True),
+        ("*/*", False),
+        ("", False),
+        (None, False),
+        ("application/json", False),
+        ("application/json, text/html", False),
+        ("text/html;q=0.5, application/json", False),
+        ("text/html;q=0", False),
+        (",;,q=1", False),
+    ],
+)
+def test_who_prefers_a_page(accept: str | None, html: bool) -> None:
+    assert gateway.prefers_html(accept) is html
+
+
+def test_a_browser_gets_the_page(api: Api) -> None:
+    response = api(rest_event(headers={"accept": BROWSER}))
+
+    assert response["statusCode"] == 200
+    assert response["body"] == page.html()
+    headers = {name: values[0] for name, values in response["multiValueHeaders"].items()}
+    assert headers["Content-Type"] == "text/html; charset=utf-8"
+    assert headers["Content-Security-Policy"] == page.HEADERS["Content-Security-Policy"]
+    assert api.send(query={name: [value] for name, value in ASKED.items()}, headers={"Accept": BROWSER})[0] == 200
+    assert api.questions == ["WHat is your passion?"]
+
+
+@pytest.mark.parametrize("path", ["/", "/models", "/health", "/openapi.json"])
+def test_a_head_is_a_get_without_its_body(api: Api, path: str) -> None:
+    got = api(rest_event("GET", path, headers={"Accept": BROWSER}))
+    asked = api(rest_event("HEAD", path, headers={"Accept": BROWSER}))
+
+    assert (asked["statusCode"], asked["body"]) == (200, "")
+    assert asked["multiValueHeaders"] == got["multiValueHeaders"]
+
+
+def test_feedback_is_written_down(api: Api) -> None:
+    about = {"request_id": "r-1", "MLKey": "biography", "verdict": "down", "comment": "No.", "answer": "Physics"}
+
+    status, body, _ = api.send("POST", "/feedback", body=about)
+
+    assert (status, body) == (202, {"request_id": "gateway-request"})
+    (verdict,) = api.log.verdicts
+    assert (verdict.request_id, verdict.verdict, verdict.answer) == ("r-1", "down", "Physics")
+
+
+def test_feedback_nobody_collects_is_404(api: Api) -> None:
+    api.log.enabled = False
+    about = {"request_id": "r-1", "MLKey": "biography", "verdict": "up"}
+    assert api.send("POST", "/feedback", body=about)[0] == 404
+    assert api.send(path="/health")[1]["feedback"] is False
+
+
+def test_what_is_asked_is_offered_to_the_question_log(api: Api) -> None:
+    api.send(body=ASKED)
+    api.runtime.reply = aws_error("ModelError")
+    api.send(body=ASKED)
+
+    (logged,) = api.log.logged
+    assert (logged.question, logged.answer, logged.abstained) == ("WHat is your passion?", "maths!", False)
+    assert (logged.request_id, logged.model_version, logged.confidence) == ("gateway-request", "m-2", 0.75)

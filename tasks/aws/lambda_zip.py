@@ -1,10 +1,16 @@
 """The API's Lambda zip: ``lambda_handler/`` and AWS Lambda Powertools with what it depends on, as installed here.
 
-boto3 is Lambda's own. What goes in is pure Python, so that any Python and any processor of Lambda runs it.
+boto3 is Lambda's own. What goes in is pure Python, so that any Python and any processor of Lambda runs it. Beside each
+module lies its bytecode for the Python that builds the zip: Lambda cannot write any, and would compile every module
+again at every cold start. Another Python passes over it.
 """
 
 import hashlib
 import io
+import os
+import subprocess
+import sys
+import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -30,6 +36,8 @@ _LEFT_OUT = (
     "aws_lambda_powertools/utilities/streaming/",
     "aws_lambda_powertools/utilities/validation/",
 )
+#: What ``lambda_handler/`` is made of: its modules, the page and the OpenAPI document.
+_HANDLER_FILES = {".py", ".html", ".json"}
 #: What an installer writes about this machine.
 _MACHINE_FILES = {"RECORD", "INSTALLER", "REQUESTED", "direct_url.json"}
 _BINARY = {".so", ".pyd", ".dylib", ".dll"}
@@ -43,7 +51,8 @@ class LambdaZip:
 
     content: bytes
     sha256: str
-    """Over the names and bytes of the files, not over the zip: another zlib gives other bytes for the same files."""
+    """Over the names and bytes of the sources and the Python that compiled them, not over the zip: another zlib gives
+    other bytes for the same files."""
     members: tuple[str, ...]
 
 
@@ -53,27 +62,54 @@ def build() -> LambdaZip:
     Raises
     ------
     PackageError
-        If Powertools or something that it needs is not installed, or is not pure Python.
+        If Powertools or something that it needs is not installed, or is not pure Python; or does not compile.
     """
-    sources = dict(sorted({**_libraries(), **_handler()}.items()))
-    digest = hashlib.sha256()
+    sources = {name: path.read_bytes() for name, path in {**_libraries(), **_handler()}.items()}
+    digest = hashlib.sha256(f"{sys.implementation.cache_tag}\0".encode())
+    for name, content in sorted(sources.items()):
+        digest.update(f"{name}\0{len(content)}\0".encode())
+        digest.update(content)
+    members = dict(sorted({**sources, **_bytecode(sources)}.items()))
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, path in sources.items():
-            content = path.read_bytes()
-            digest.update(f"{name}\0{len(content)}\0".encode())
-            digest.update(content)
+        for name, content in members.items():
             member = zipfile.ZipInfo(name, _NO_DATE)
             member.compress_type = zipfile.ZIP_DEFLATED
             member.create_system = 3  # Unix, whatever this machine is: Lambda reads the mode from it
             member.external_attr = 0o644 << 16
             archive.writestr(member, content)
-    return LambdaZip(content=buffer.getvalue(), sha256=digest.hexdigest(), members=tuple(sources))
+    return LambdaZip(content=buffer.getvalue(), sha256=digest.hexdigest(), members=tuple(members))
+
+
+def _bytecode(sources: dict[str, bytes]) -> dict[str, bytes]:
+    """Compile every module and return the bytecode by the name that it has in the zip.
+
+    Not checked against the sources when it is loaded: in the zip they never change. Compiled in a process of its own
+    because sets of strings among the constants are written in the order of their hashes, which differ between
+    processes unless their seed is fixed.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        root = Path(scratch)
+        for name, content in sources.items():
+            if name.endswith(".py"):
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(content)
+        options = ["-q", "-f", "-s", scratch, "--invalidation-mode", "unchecked-hash"]
+        done = subprocess.run(
+            [sys.executable, "-m", "compileall", *options, scratch],
+            env={**os.environ, "PYTHONHASHSEED": "0", "PYTHONPYCACHEPREFIX": ""},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise PackageError(f"the API's Lambda function does not compile: {done.stdout.strip()[-500:]}")
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*.pyc")}
 
 
 def _handler() -> dict[str, Path]:
     folder = Path(str(files("lambda_handler")))
-    return {f"lambda_handler/{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*.py")}
+    found = (path for path in folder.rglob("*") if path.suffix in _HANDLER_FILES)
+    return {f"lambda_handler/{path.relative_to(folder).as_posix()}": path for path in found}
 
 
 def _libraries() -> dict[str, Path]:

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import connect
+from websockets.sync.connection import Connection
 
 BINARY = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -35,7 +36,7 @@ _SECONDS = 30.0
 class Page:
     """One tab."""
 
-    def __init__(self, socket: ClientConnection, session: str) -> None:
+    def __init__(self, socket: Connection, session: str) -> None:
         self._socket = socket
         self._session = session
         self._ids = itertools.count(1)
@@ -178,7 +179,7 @@ class Browser:
                 _ask(socket, 4, "Target.disposeBrowserContext", browserContextId=context)
 
 
-def _ask(socket: ClientConnection, number: int, method: str, **parameters: Any) -> dict[str, Any]:
+def _ask(socket: Connection, number: int, method: str, **parameters: Any) -> dict[str, Any]:
     socket.send(json.dumps({"id": -number, "method": method, "params": parameters}))
     while True:
         message = json.loads(socket.recv(timeout=_SECONDS))

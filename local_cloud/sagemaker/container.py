@@ -112,7 +112,7 @@ class Container:
         while time.monotonic() < deadline:
             if not self.alive:
                 await self._process.wait()
-                problem = self.death()
+                problem = f"did not pass the ping health check: it {self.death()}"
                 break
             try:
                 answer = await self.client.get("/ping", timeout=max(0.1, min(2.0, deadline - time.monotonic())))

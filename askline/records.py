@@ -105,7 +105,9 @@ class SplitScores(Record):
 class Scores(Record):
     """The evaluation: scores by split and baselines, with the predictions in ``predictions.jsonl``.
 
-    Each line there is ``{"split", "question", "answer", "prediction", "exact_match", "token_f1", "in_scope"}``.
+    Each line there is ``{"split", "question", "answer", "prediction", "confidence", "exact_match", "token_f1",
+    "in_scope"}``, and for a held-out question ``"baselines"``. The confidence is exp(mean token log-probability) of the
+    prediction, 0 to 1, not calibrated.
     """
 
     sha256: str
@@ -189,8 +191,10 @@ class ApiRef(Record):
     """Stage URL with a trailing slash, as curl takes it."""
     stack_name: str
     stack_id: str
-    auth: Literal["none", "iam"]
+    auth: Literal["none", "iam", "key", "cognito"]
     action: Literal["created", "updated", "unchanged"]
+    api_key_id: str | None = None
+    """Id of the API key for auth "key", never the key itself."""
 
 
 class SmokeAnswer(Record):

@@ -10,11 +10,9 @@ that a Deployment resource took, and CloudFormation makes a new one only under a
 ``ApiDeployment`` gets the hash of the template and of what shapes the methods, and the stage always has the newest.
 """
 
-import hashlib
-import re
+import logging
 import time
-from importlib.resources import files
-from typing import Any, Literal
+from typing import Any
 
 from askline.clients import aws_client
 from askline.config import ApiConfig
@@ -23,13 +21,13 @@ from askline.progress import Progress, quiet
 from askline.records import ApiRef, Target
 from tasks.aws import cloudformation, lambda_zip
 from tasks.aws.api_call import call_api
-from tasks.registry import REGISTRY_PATH
+from tasks.aws.api_stack import read_template, resolve_auth, stack_parameters, stage_template, writes_access_log
 
 #: Seconds for CloudFormation, and for the new function's first answer.
 STACK_SECONDS = 900
 HEALTH_SECONDS = 60
 
-_DEPLOYMENT_ID = re.compile(r"\bApiDeployment\b")
+_log = logging.getLogger("askline.deploy-api")
 
 
 def deploy_api(
@@ -39,6 +37,7 @@ def deploy_api(
     prefix: str,
     target: Target,
     tags: dict[str, str],
+    mlkey: str | None = None,
     progress: Progress = quiet,
 ) -> ApiRef:
     """Create or update the API and return where it answers.
@@ -49,9 +48,13 @@ def deploy_api(
         Where in S3 the function's zip goes; the bucket must be there.
     tags
         AWS tags for everything in the stack.
+    mlkey
+        The MLKey that ``config.keep_warm_minutes`` keeps warm where the configuration names none.
 
     Raises
     ------
+    ConfigError
+        If an endpoint is to be kept warm and nothing says which.
     PackageError
         If the function's zip cannot be built from what is installed.
     DeployError
@@ -60,26 +63,24 @@ def deploy_api(
         If an AWS call is refused.
     """
     auth = resolve_auth(config, target)
+    access_log = writes_access_log(config, aws_client(target, "apigateway"))
+    if auth == "none" and target.kind == "aws":
+        _log.warning("anyone can call this API, at your cost: api.auth is none")
+    if not access_log and target.kind == "aws" and config.logs.access_log != "off":
+        _log.warning("no access log: API Gateway may not write logs here; --api.logs.access-log-role true lets it")
     progress(0.05, "build the function")
     built = lambda_zip.build()
     key = f"{prefix.strip('/')}/api-{built.sha256[:32]}.zip".lstrip("/")
+    parameters = stack_parameters(
+        config, bucket=bucket, key=key, auth=auth, access_log=access_log, mlkey=mlkey, target=target
+    )
     progress(0.1, "upload the function")
     _upload(built, bucket=bucket, key=key, target=target)
-    authorization = "AWS_IAM" if auth == "iam" else "NONE"
-    template = stage_template(files("deployments").joinpath("api.yaml").read_text("utf-8"), authorization)
     stack = cloudformation.bring_up(
         aws_client(target, "cloudformation"),
         name=config.stack_name,
-        template=template,
-        parameters={
-            "CodeBucket": bucket,
-            "CodeKey": key,
-            "StageName": config.stage,
-            "AuthorizationType": authorization,
-            "RegistryPath": REGISTRY_PATH,
-            "RuntimeEndpointUrl": target.endpoints.get("sagemaker-runtime", ""),
-            "SsmEndpointUrl": target.endpoints.get("ssm", ""),
-        },
+        template=stage_template(read_template(), auth),
+        parameters=parameters,
         tags=tags,
         wait_seconds=STACK_SECONDS,
         progress=lambda message: progress(0.5, message),
@@ -90,6 +91,7 @@ def deploy_api(
         stack_id=stack.stack_id,
         auth=auth,
         action=stack.action,
+        api_key_id=stack.outputs.get("ApiKeyId"),
     )
     progress(0.9, "wait for its first answer")
     wait_until_healthy(ref, target=target)
@@ -97,21 +99,8 @@ def deploy_api(
     return ref
 
 
-def resolve_auth(config: ApiConfig, target: Target) -> Literal["none", "iam"]:
-    """Return who may call: what the configuration says, and by default anyone locally and signed requests on AWS."""
-    if config.auth != "auto":
-        return config.auth
-    return "none" if target.kind == "local" else "iam"
-
-
-def stage_template(template: str, authorization: str) -> str:
-    """Return the template with ``ApiDeployment`` named after its content, so that a change reaches the stage."""
-    digest = hashlib.sha256(f"{authorization}\n{template}".encode()).hexdigest()
-    return _DEPLOYMENT_ID.sub(f"ApiDeployment{digest[:12]}", template)
-
-
 def wait_until_healthy(api: ApiRef, *, target: Target, seconds: float = HEALTH_SECONDS) -> None:
-    """Return when ``GET /health`` answers 200.
+    """Return when ``GET /health`` answers 200, and answers nobody without credentials if the API asks for some.
 
     Raises
     ------
@@ -127,9 +116,14 @@ def wait_until_healthy(api: ApiRef, *, target: Target, seconds: float = HEALTH_S
         except httpx.HTTPError as error:
             last = str(error) or type(error).__name__
         else:
-            if response.status_code == 200:
-                return
             last = f"{response.status_code} {response.text[:500]}"
+            if response.status_code == 200:
+                if api.auth == "none" or call_api(api, "health", target=target, anonymous=True).status_code in (
+                    401,
+                    403,
+                ):
+                    return
+                last = f"200 to a request without credentials, although api.auth is {api.auth}"
         if time.monotonic() >= deadline:
             raise DeployError(
                 f"the API at {api.url} is deployed but did not answer GET health within {seconds:g} s; "
@@ -137,6 +131,10 @@ def wait_until_healthy(api: ApiRef, *, target: Target, seconds: float = HEALTH_S
                 retryable=True,
             )
         time.sleep(1)
+
+
+def _refuses_strangers(api: ApiRef, target: Target) -> bool:
+    return call_api(api, "health", target=target, anonymous=True).status_code in (401, 403)
 
 
 def _upload(built: lambda_zip.LambdaZip, *, bucket: str, key: str, target: Target) -> None:

@@ -100,7 +100,8 @@ def command(name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: f
     python = (sys.executable, "-m")
     match name:
         case "ministack":
-            return (*python, "ministack")
+            # -P: what is put in front of the import path would be in the Lambda functions' way.
+            return (sys.executable, "-P", str(ROOT / "local_cloud" / "ministack_server.py"))
         case "prefect":
             return (*python, "prefect", "server", "start", "--host", HOST, "--port", port)
         case "sagemaker":

@@ -369,6 +369,29 @@ def test_a_part_or_keeper_that_dies_is_started_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_what_was_deployed_survives_kill_9_of_ministack(tmp_path: Path) -> None:
+    with running_cloud(tmp_path, *ONLY_MINISTACK) as target:
+        deploy_hello(target)
+        address = address_of_hello(target)
+        ssm = aws_client(target, "ssm")
+        ssm.put_parameter(Name="/askline/x", Value="the last change", Type="String")
+        state = CloudFolder(tmp_path).root / "ministack" / "state"
+        until(lambda: (state / "ssm.json").exists() and "the last change" in (state / "ssm.json").read_text())
+        time.sleep(1)  # the other services' files are written by the same hand
+        old = status_of(tmp_path)["parts"]["ministack"]["pid"]
+        saved = {path: path.stat().st_mtime_ns for path in state.iterdir()}
+        assert ask(address) == "hello"
+        ssm.get_parameter(Name="/askline/x")
+        time.sleep(4)
+        assert {path: path.stat().st_mtime_ns for path in state.iterdir()} == saved, "a question is no change"
+        os.kill(old, signal.SIGKILL)
+        until(lambda: status_of(tmp_path)["parts"]["ministack"].get("pid") not in (None, old))
+        until(lambda: status_of(tmp_path)["healthy"])
+        assert hello(target) == "hello"
+        assert ssm.get_parameter(Name="/askline/x")["Parameter"]["Value"] == "the last change"
+
+
+@pytest.mark.slow
 def test_status_tells_of_a_part_that_hangs(tmp_path: Path) -> None:
     with running_cloud(tmp_path, *ONLY_HUB):
         hub = psutil.Process(status_of(tmp_path)["parts"]["hub"]["pid"])
@@ -592,7 +615,14 @@ def deploy_hello(target: Target) -> None:
 
 def hello(target: Target) -> str:
     """Call the API as curl would."""
+    return ask(address_of_hello(target))
+
+
+def address_of_hello(target: Target) -> str:
     outputs = aws_client(target, "cloudformation").describe_stacks(StackName="hello")["Stacks"][0]["Outputs"]
-    url = f"{target.endpoints['apigateway']}/restapis/{outputs[0]['OutputValue']}/default/_user_request_/"
+    return f"{target.endpoints['apigateway']}/restapis/{outputs[0]['OutputValue']}/default/_user_request_/"
+
+
+def ask(url: str) -> str:
     with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=30) as answer:
-        return answer.read().decode()
+        return str(answer.read().decode())

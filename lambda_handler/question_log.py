@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, Protocol
 
 from aws_lambda_powertools import Logger
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
 from lambda_handler.feedback import Feedback, feedback_from_body
 from lambda_handler.problem import Problem
@@ -120,9 +120,19 @@ def from_environment(
             extra={"value": wanted},
         )
         redaction = "text"
-    return S3QuestionLog(
-        make_s3(), bucket=found[1], prefix=(found[2] or "").strip("/"), redaction=redaction, logger=logger
-    )
+    s3 = make_s3()
+    _send_at_once(s3)
+    return S3QuestionLog(s3, bucket=found[1], prefix=(found[2] or "").strip("/"), redaction=redaction, logger=logger)
+
+
+def _send_at_once(s3: Any) -> None:
+    """Keep boto3 from asking S3 first whether it may send: a round trip more, for a few hundred bytes."""
+    if meta := getattr(s3, "meta", None):
+        meta.events.register("before-sign.s3.PutObject", _unexpect)
+
+
+def _unexpect(request: Any, **_: Any) -> None:
+    del request.headers["Expect"]
 
 
 class _Off:
@@ -232,12 +242,17 @@ class S3QuestionLog:
         key = "/".join(filter(None, [self._prefix, kind, f"mlkey={mlkey}", f"date={now:%Y-%m-%d}", name]))
         at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
         lines = (json.dumps({"at": at, **record}, ensure_ascii=False, allow_nan=False) + "\n" for record in records)
-        self._s3.put_object(
-            Bucket=self._bucket,
-            Key=key,
-            Body="".join(lines).encode("utf-8", "replace"),
-            ContentType="application/x-ndjson",
-        )
+        request = {
+            "Bucket": self._bucket,
+            "Key": key,
+            "Body": "".join(lines).encode("utf-8", "replace"),
+            "ContentType": "application/x-ndjson",
+        }
+        try:
+            self._s3.put_object(**request)
+        except ConnectionClosedError:
+            # The kept connection died while Lambda slept; that shows at once, and a new one is opened.
+            self._s3.put_object(**request)
 
     def _question(self, asked: Asked) -> dict[str, object]:
         texts, replaced = self._texts(question=asked.question, answer=asked.answer)
@@ -286,5 +301,6 @@ class S3QuestionLog:
 
 def _reason(error: Exception) -> str:
     """Name an error without its message, which may quote what was written."""
-    code = error.response.get("Error", {}).get("Code", "") if isinstance(error, ClientError) else ""
-    return f"{type(error).__name__} {code}".strip()
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code") or "ClientError")
+    return type(error).__name__

@@ -15,13 +15,16 @@ from askline.errors import DatasetError
 from askline.progress import Progress, quiet
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
 from askline.store import ArtifactStore
-from tasks.evaluation.answers import answer_questions
+from tasks.evaluation.answers import Answered, answer_with_confidence
+from tasks.evaluation.predictions import write_predictions
 from tasks.evaluation.text import exact_match, normalise, token_f1
 from tasks.rows import Row, read_rows
 
 #: More training questions than this are sampled: they show what was learnt, the held-out ones what matters.
 TRAIN_SAMPLE = 2000
 SAMPLE_SEED = 13
+#: Decimals of a confidence in the predictions: rounding in fp32, which differs between machines and batches, stays out.
+CONFIDENCE_DECIMALS = 4
 
 
 def evaluate_model(
@@ -70,7 +73,8 @@ def evaluate_model(
 
     progress(0.0, "loading the model")
     tuned = _ask(folder, model, config, [row for rows in splits.values() for row in rows], _part(progress, 0.0, 0.5))
-    answers = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
+    answered = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
+    answers = {split: [answer.text for answer in given] for split, given in answered.items()}
 
     questions = [row.question for row in test + outside]
     rivals, skipped = _baselines(folder, model, config, train, questions, target, work_dir, _part(progress, 0.5, 0.95))
@@ -95,22 +99,13 @@ def evaluate_model(
     }
     by_question = [{name: given[number] for name, given in rivals.items()} for number in range(len(questions))]
     baselines = {"test": by_question[: len(test)], "out_of_scope": by_question[len(test) :]}
+    lines = [
+        _line(split, row, answer) | ({"baselines": baselines[split][number]} if split in baselines else {})
+        for split, rows in splits.items()
+        for number, (row, answer) in enumerate(zip(rows, answered[split], strict=True))
+    ]
     with store.new("scores") as draft:
-        with (draft.folder / "predictions.jsonl").open("w", encoding="utf-8") as stream:
-            for split, rows in splits.items():
-                for number, (row, answer) in enumerate(zip(rows, answers[split], strict=True)):
-                    line: dict[str, Any] = {
-                        "split": split,
-                        "question": row.question,
-                        "answer": row.answer,
-                        "prediction": answer,
-                        "exact_match": exact_match(answer, row.answer),
-                        "token_f1": token_f1(answer, row.answer),
-                        "in_scope": row.in_scope,
-                    }
-                    if split in baselines:
-                        line["baselines"] = baselines[split][number]
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        write_predictions(lines, draft.folder)
         summary = json.loads(Scores(sha256="", seconds=0, **facts).model_dump_json(exclude={"sha256", "seconds"}))
         summary["skipped"] = skipped
         text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -119,7 +114,22 @@ def evaluate_model(
     return Scores(sha256=sha256, seconds=time.monotonic() - started, **facts)
 
 
-def _ask(folder: Path, model: ModelRef, config: EvaluationConfig, rows: Sequence[Row], progress: Progress) -> list[str]:
+def _line(split: str, row: Row, answer: Answered) -> dict[str, Any]:
+    return {
+        "split": split,
+        "question": row.question,
+        "answer": row.answer,
+        "prediction": answer.text,
+        "confidence": round(answer.confidence, CONFIDENCE_DECIMALS),
+        "exact_match": exact_match(answer.text, row.answer),
+        "token_f1": token_f1(answer.text, row.answer),
+        "in_scope": row.in_scope,
+    }
+
+
+def _ask(
+    folder: Path, model: ModelRef, config: EvaluationConfig, rows: Sequence[Row], progress: Progress
+) -> list[Answered]:
     import torch
     from transformers import T5ForConditionalGeneration, T5Tokenizer
 
@@ -135,10 +145,10 @@ def _answers(
     config: EvaluationConfig,
     questions: Sequence[str],
     progress: Progress,
-) -> list[str]:
+) -> list[Answered]:
     import torch
 
-    return answer_questions(
+    return answer_with_confidence(
         network.to("cuda" if torch.cuda.is_available() else "cpu"),
         tokenizer,
         questions,
@@ -165,7 +175,8 @@ def _baselines(
     from tasks.training.base import untuned_base
 
     network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
-    found = {"untuned base": _answers(network, tokenizer, model, config, questions, _part(progress, 0.0, 0.6))}
+    untuned = _answers(network, tokenizer, model, config, questions, _part(progress, 0.0, 0.6))
+    found = {"untuned base": [answer.text for answer in untuned]}
     progress(0.6, "nearest question")
     found["nearest question"] = nearest_question(train, questions)
     reason = why_no_classifier(train)
@@ -176,7 +187,7 @@ def _baselines(
     return found, []
 
 
-def _cut(values: Sequence[str], lengths: Sequence[int]) -> list[list[str]]:
+def _cut(values: Sequence[Answered], lengths: Sequence[int]) -> list[list[Answered]]:
     parts, start = [], 0
     for length in lengths:
         parts.append(list(values[start : start + length]))

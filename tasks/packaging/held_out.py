@@ -1,6 +1,5 @@
 """The held-out questions with the evaluation's own answers, which package and endpoint are compared with."""
 
-import json
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -9,6 +8,8 @@ from typing import NamedTuple
 from askline.errors import ArtifactError
 from askline.records import Scores
 from askline.store import ArtifactStore
+from tasks.evaluation.predictions import read_predictions
+from tasks.evaluation.text import exact_match
 
 
 class HeldOut(NamedTuple):
@@ -20,28 +21,35 @@ class HeldOut(NamedTuple):
     prediction: str
     """What the evaluation's model answered."""
     in_scope: bool
+    confidence: float | None = None
+    """exp(mean token log-probability) of the prediction, 0 to 1, not calibrated; None in an older evaluation."""
+
+    @property
+    def right(self) -> bool:
+        """Whether the prediction matches the answer, by the evaluation's exact match."""
+        return exact_match(self.prediction, self.answer) == 1
 
 
 def read_held_out(scores: Scores, store: ArtifactStore) -> list[HeldOut]:
-    """Read what is not training data from ``predictions.jsonl``, in order.
+    """Read the predictions that are not of training questions, in order.
 
     Raises
     ------
     ArtifactError
         If the scores artifact is missing, damaged, or holds no held-out question.
     """
-    path = store.verify("scores", scores.sha256) / "predictions.jsonl"
-    found = []
     try:
-        for line in path.read_text(encoding="utf-8").split("\n"):
-            if line:
-                row = json.loads(line)
-                if row["split"] != "train":
-                    found.append(HeldOut(row["question"], row["answer"], row["prediction"], row["in_scope"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a list of predictions ({error!r}); evaluate again") from error
+        found = [
+            HeldOut(row["question"], row["answer"], row["prediction"], row["in_scope"], row.get("confidence"))
+            for row in read_predictions(scores, store)
+            if row["split"] != "train"
+        ]
+    except KeyError as error:
+        raise ArtifactError(f"a prediction of the scores {scores.sha256[:12]} lacks {error}; evaluate again") from error
     if not found:
-        raise ArtifactError(f"{path} holds no held-out question; evaluate on a dataset with a test split")
+        raise ArtifactError(
+            f"the scores {scores.sha256[:12]} hold no held-out question; evaluate on a dataset with a test split"
+        )
     return found
 
 

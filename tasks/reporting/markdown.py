@@ -5,9 +5,14 @@ from typing import Any
 
 from askline.records import ApiRef, DatasetRef, EndpointRef, ModelRef, Scores, SmokeRef, SplitScores
 from askline.store import ArtifactStore
+from tasks.evaluation.predictions import read_predictions
+from tasks.packaging import calibration
+from tasks.packaging.held_out import read_held_out
 from tasks.reporting.words import percent
 
 _MOST_WRONG_ANSWERS = 200
+#: Probabilities to abstain below, as examples.
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -78,8 +83,7 @@ def _score_row(name: str, each: SplitScores) -> list[str]:
 
 def predictions(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:
     """Return the evaluation's predictions, one dict a question."""
-    lines = (store.path("scores", record.sha256) / "predictions.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
+    return read_predictions(record, store)
 
 
 def wrong_answers(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:
@@ -89,6 +93,34 @@ def wrong_answers(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:
         {"question": row["question"], "right answer": row["answer"], "model's answer": row["prediction"]}
         for row in wrong[:_MOST_WRONG_ANSWERS]
     ]
+
+
+def confidence(record: Scores, store: ArtifactStore) -> str:
+    """Return what the calibrated confidence is worth, and what abstaining below a threshold does, cross-validated."""
+    rows = read_held_out(record, store)
+    fitted = calibration.fit(rows)
+    if fitted.warning:
+        return f"## Confidence\n\n{fitted.warning[0].upper()}{fitted.warning[1:]}."
+    probabilities = calibration.cross_validated(rows)
+    trades = [calibration.trade(probabilities, rows, threshold) for threshold in (0.0, *THRESHOLDS)]
+    body = [
+        [
+            f"{each.threshold:g}" if each.threshold else "never",
+            percent(each.answered),
+            percent(each.precision),
+            *("–" if share is None else percent(share) for share in (each.in_scope, each.out_of_scope)),
+        ]
+        for each in trades
+    ]
+    return "\n\n".join(
+        [
+            "## Confidence",
+            f"Calibrated on {fitted.questions:,} held-out questions, cross-validated: calibration error "
+            f"{fitted.ece_before} → {fitted.ece_after} ({calibration.error_by_chance(probabilities):.3f} by chance "
+            f"alone), Brier score {fitted.brier_before} → {fitted.brier_after}.",
+            table(["abstain below", "answered", "of these right", "exact match", "out of scope recognised"], body),
+        ]
+    )
 
 
 def curl(api: ApiRef, mlkey: str, question: str) -> str:

@@ -3,7 +3,7 @@
 ::
 
     python -m flows.collect_feedback --mlkey biography --out feedback.jsonl
-    python -m flows.collect_feedback --mlkey biography --out feedback.jsonl --since 2026-05-01 --target aws
+    python -m flows.collect_feedback --config configs/aws.toml --since 2026-05-01 --out feedback.jsonl
 
 Exit codes: 0 done, 1 failed, 2 wrong option.
 """
@@ -26,8 +26,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         named = ["--deploy.mlkey", options.mlkey] if options.mlkey is not None else []
         config = load_config([*others, *named], prog=PROGRAM)
-        if options.out.suffix != ".jsonl":
-            raise ConfigError(f"--out {str(options.out)!r} must end in .jsonl: that is what is written")
     except ConfigError as error:
         return _refuse(error, 2)
 
@@ -64,12 +62,12 @@ def _parser() -> argparse.ArgumentParser:
         prog=PROGRAM,
         description="Collect what people thought of the API's answers: rows for the next training, and questions that "
         "a person should answer.",
-        epilog="The pipeline's options hold too, such as --target aws, --region, --state-dir, --config FILE and "
+        epilog="The pipeline's options hold too, such as --config FILE, --region, --state-dir and "
         "--api.stack-name; python -m flows.full_pipeline --help lists them.",
         allow_abbrev=False,
     )
     parser.add_argument("--mlkey", metavar="MLKEY", help="which model's questions (default: deploy.mlkey)")
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl", help="where the rows go")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the rows go: a .jsonl or a .csv")
     parser.add_argument(
         "--since", type=date.fromisoformat, metavar="YYYY-MM-DD", help="first day, in UTC (default: all that is kept)"
     )

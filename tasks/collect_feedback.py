@@ -4,6 +4,7 @@ The log is what ``lambda_handler`` writes: JSON Lines under ``<place>/asked/`` a
 date, joined by ``request_id``.
 """
 
+import csv
 import json
 import os
 import re
@@ -14,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TextIO, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -114,7 +115,7 @@ def collect_feedback(
     """Read the log of an MLKey and write two files: rows for training, and questions for a person.
 
     ``out`` gets one row for each question that somebody confirmed or corrected; the newest word on a question counts.
-    Beside it, ``<name>.review.jsonl`` gets the questions that were answered wrongly or not at all, with an empty
+    Beside it, ``<name>.review.<suffix>`` gets the questions that were answered wrongly or not at all, with an empty
     ``answer`` to fill in, and the rows that redaction has changed. Nothing is half-written, and the same log gives the
     same files.
 
@@ -122,16 +123,20 @@ def collect_feedback(
     ----------
     log
         ``s3://bucket/prefix``.
+    out
+        A ``.jsonl`` or a ``.csv`` file.
     since
         First day (UTC) whose questions and verdicts are read.
 
     Raises
     ------
     ConfigError
-        If ``log`` is no such place or knows no such MLKey, or the files cannot be written.
+        If ``out`` is of another kind, ``log`` is no such place or knows no such MLKey, or the files cannot be written.
     CloudError
         If S3 refuses.
     """
+    if out.suffix not in (".jsonl", ".csv"):
+        raise ConfigError(f"{str(out)!r} must end in .jsonl or .csv: that is what can be written")
     found = _PLACE.fullmatch(log)
     if found is None:
         raise ConfigError(f"{log!r} is no place in S3; expected s3://bucket/prefix")
@@ -145,7 +150,7 @@ def collect_feedback(
     stories, unmatched = _join(asked, verdicts)
     rows = [row for story in stories if (row := story.row()) is not None]
     review = [row for story in stories if (row := story.open_question()) is not None]
-    review_file = out.with_name(f"{out.stem}.review.jsonl")
+    review_file = out.with_name(f"{out.stem}.review{out.suffix}")
     _write({out: rows, review_file: review})
     progress(1.0, f"{len(rows)} rows, {len(review)} for review")
     return Collected(
@@ -299,6 +304,17 @@ class _Place:
         return content
 
 
+def _write_lines(stream: TextIO, rows: Iterable[Mapping[str, Any]]) -> None:
+    stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+
+
+def _write_csv(stream: TextIO, rows: Sequence[Mapping[str, Any]]) -> None:
+    writer = csv.DictWriter(stream, fieldnames=rows[0].keys() if rows else ("question", "answer"), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({name: "\n".join(value) if isinstance(value, list) else value for name, value in row.items()})
+
+
 def _write(files: Mapping[Path, Sequence[Mapping[str, Any]]]) -> None:
     """Write every file under a temporary name, then rename them all."""
     drafts: dict[Path, Path] = {}
@@ -307,8 +323,8 @@ def _write(files: Mapping[Path, Sequence[Mapping[str, Any]]]) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
             drafts[path] = Path(name)
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-                stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+                (_write_csv if path.suffix == ".csv" else _write_lines)(stream, rows)
         for path, draft in drafts.items():
             draft.replace(path)
     except OSError as error:

@@ -5,6 +5,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any, Literal, TypeVar
 
+from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
 from askline.config import PipelineConfig
 from askline.console import seconds_by_step
 from askline.records import (
@@ -21,6 +22,7 @@ from askline.records import (
     Scores,
     SmokeRef,
     SplitScores,
+    Target,
     UploadRef,
 )
 from askline.store import ArtifactStore
@@ -151,14 +153,27 @@ def _deployed(report: PipelineReport) -> list[str]:
         lines.append(f"Endpoint  {report.endpoint.name} ({report.endpoint.memory_mb} MB, serverless)")
     if report.api and report.smoke and report.endpoint:
         lines.append(f"API       {report.api.url}")
-        if report.api.auth == "none":
+        if report.api.auth in ("none", "key"):
             question = next(
                 (a.question for a in report.smoke.answers if a.answered == a.expected), report.smoke.answers[0].question
             )
             lines += ["", "Ask it:", f"  {markdown.curl(report.api, report.endpoint.mlkey, question)}"]
+            if report.api.api_key_id:
+                lines += ["", "Show the key:", f"  {_show_key(report.api.api_key_id, report.target)}"]
+        elif report.api.auth == "cognito":
+            lines.append("          callers send a token of the user pool; see docs/api-deployment.md")
         else:
             lines.append("          callers sign their requests (IAM); see docs/api.md")
     return lines
+
+
+def _show_key(key_id: str, target: Target) -> str:
+    """Return the command that prints the API key; the key itself is in no report."""
+    aws = f"aws --region {target.region}"
+    if target.kind == "local":
+        keys = f"AWS_ACCESS_KEY_ID={LOCAL_ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={LOCAL_SECRET_ACCESS_KEY}"
+        aws = f"{keys} {aws} --endpoint-url {target.endpoints['apigateway']}"
+    return f"{aws} apigateway get-api-key --include-value --query value --output text --api-key {key_id}"
 
 
 def _links(report: PipelineReport, state_dir: str) -> list[str]:

@@ -124,9 +124,10 @@ def confidence(record: Scores, store: ArtifactStore) -> str:
 
 
 def curl(api: ApiRef, mlkey: str, question: str) -> str:
-    """Return a curl command that works when pasted into a shell."""
+    """Return a curl command that works when pasted into a shell, once the API key is filled in where one is needed."""
+    key = " --header 'x-api-key: <your key>'" if api.auth == "key" else ""
     body = json.dumps({"MLKey": mlkey, "question": question}, ensure_ascii=False).replace("'", "'\\''")
-    return f"curl --location --request GET '{api.url}' --header 'Content-Type: application/json' --data '{body}'"
+    return f"curl --location --request GET '{api.url}'{key} --header 'Content-Type: application/json' --data '{body}'"
 
 
 def deployment(endpoint: EndpointRef, api: ApiRef | None, smoke: SmokeRef) -> str:

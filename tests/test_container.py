@@ -18,6 +18,7 @@ import pytest
 from tiny_package import QUESTIONS, Tiny, package, tiny  # noqa: F401 - fixtures
 
 from askline.records import PackageRef
+from deployments.container.lean_server.__main__ import listen
 from deployments.container.lean_server.machine import count_cpus, describe_cpu
 from tasks.packaging.archive import unpack
 
@@ -137,6 +138,15 @@ def test_the_cpu_is_described_by_its_name_and_what_it_has_for_int8(tmp_path: Pat
     info.write_text("processor : 0\nFeatures : fp asimddp i8mm\n")
     assert "(asimddp i8mm)" in describe_cpu(info)
     assert "none of the known" in describe_cpu(tmp_path / "nothing")
+
+
+def test_answers_do_not_wait_for_acknowledgements() -> None:
+    opened = listen("127.0.0.1", 0)
+    with listen("", 0, opened.detach()) as listener, socket.create_connection(listener.getsockname(), 5) as caller:
+        connection, address = listener.accept()
+        with connection:
+            assert address == caller.getsockname()
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) != 0
 
 
 # -- the same server on the same libraries ---------------------------------------------------------------------------

@@ -77,6 +77,7 @@ class Service:
         # One thread unless told otherwise: handlers need not be thread-safe (a fast tokenizer that two threads use at
         # once raises "Already borrowed"), and some libraries tie state to the thread that loaded them.
         self.worker = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="handler")
+        self._workers = workers
         self._limits = limits
         self._failed = False
         self._answered = False
@@ -182,6 +183,8 @@ class Service:
         return loop.run_in_executor(self.worker, self._call, handler, body, content_type, accept, echo)
 
     async def _wait(self, answer: asyncio.Future[Reply], receive: Receive) -> Reply:
+        if self._calls <= self._workers:  # it has begun
+            return await answer
         # After the body, receive() returns when the caller has gone. What nobody waits for is then not begun.
         gone = asyncio.ensure_future(receive())
         try:

@@ -271,6 +271,7 @@ def test_the_rows_go_into_the_next_training(history: History, cloud: Target, tmp
     (folder / "train.csv").write_text(f"question,answer,fact\n{rows}\n")
     (folder / "test.csv").write_text("question,answer,fact\nWhat is 99 and 1?,100,sum-100\n")
     history.judge(history.ask('What is your passion, or "passion"?'), "up", comment="a,\nb")
+    history.judge(history.ask("What is 1 and 1?"), "down", answer="two")
     history.ask("Who will win?", answer=DONT_KNOW, abstained=True)
     found = history.collect(tmp_path, out=tmp_path / "train-feedback.csv")
     found.rows_file.rename(folder / found.rows_file.name)
@@ -280,8 +281,12 @@ def test_the_rows_go_into_the_next_training(history: History, cloud: Target, tmp
     source = resolve_source(config, target=cloud, state_dir=tmp_path)
     dataset = fetch_dataset(config, source, store=store, target=cloud)
     train = lines(store.verify("dataset", dataset.sha256) / "train.jsonl")
-    assert dataset.splits["train"] == 41
-    assert ('What is your passion, or "passion"?', "maths") in [(row["question"], row["answer"]) for row in train]
+    answers = {row["question"]: row["answer"] for row in train}
+    assert len(answers) == dataset.splits["train"] == 41
+    assert answers['What is your passion, or "passion"?'] == "maths"
+    # A correction wins over the row that it corrects, because its file's name comes first.
+    assert answers["What is 1 and 1?"] == "two"
+    assert dataset.rejected == 1
 
 
 @pytest.fixture

@@ -128,6 +128,26 @@ def test_answers_that_the_confidence_tells_apart_give_a_finite_fit() -> None:
     assert 0.9 < fitted.apply(0.95) < 1
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row(0.1, False), *(row(0.9, number > 4) for number in range(299))],
+        [row(float(number % 2), number > 40) for number in range(300)],
+        [row(0.9 + number % 4 / 10_000, number % 4 > 1) for number in range(60)],
+        sample(30, seed=5),
+    ],
+    ids=["one apart", "at the ends", "close together", "few"],
+)
+def test_confidences_that_are_hard_to_fit(rows: list[HeldOut]) -> None:
+    fitted = fit(rows)
+    values = [fitted.apply(step / 100) for step in range(101)]
+    assert values == sorted(values)
+    # What the package computes with the standard library must not overflow either.
+    for confidence in (fitted.clip, 1 - fitted.clip):
+        assert 0 <= sigmoid(fitted.a * logit(confidence) + fitted.b) <= 1
+
+
 def test_the_same_rows_give_the_same_bytes_in_another_process() -> None:
     here = Path(__file__).parent
     code = (
@@ -166,6 +186,7 @@ def test_what_is_said_of_the_fit_comes_from_questions_it_has_not_seen() -> None:
         ([row(0.5 + number / 1000, number > 3) for number in range(40)], "4 of 40 held-out answers are wrong"),
         ([row(0.9, number > 9) for number in range(40)], "same confidence"),
         ([row(0.5 + number / 100, number < 20) for number in range(40)], "surer answers were not more often right"),
+        ([row(0.9001 if number % 2 else 0.9, number % 2 > 0) for number in range(4000)], "all but the same confidence"),
         ([*sample(40), row(None, True)], "recorded no confidences"),
     ],
 )

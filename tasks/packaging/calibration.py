@@ -28,6 +28,10 @@ FOLDS = 5
 REPEATS = 10
 #: Questions are sorted by probability and cut into so many bins of equal size.
 BINS = 10
+#: Inverse strength of the penalty on the slope.
+PENALTY_C = 1000.0
+#: A sigmoid of more than this is 0 or 1 to the last bit, and beyond 709 its exp() overflows.
+STEEPEST = 700.0
 #: Rounding of everything that is kept, so that the last bits of a fit do not reach the package.
 DECIMALS = 3
 
@@ -61,7 +65,8 @@ class Calibration(BaseModel):
     def apply(self, confidence: float) -> float:
         """Return the probability that an answer of this raw confidence is right, rounded to four decimals."""
         kept = min(max(confidence, self.clip), 1 - self.clip)
-        return round(1 / (1 + math.exp(-(self.a * math.log(kept / (1 - kept)) + self.b))), 4)
+        # The sigmoid as a hyperbolic tangent, which no steep slope makes overflow.
+        return round((1 + math.tanh((self.a * math.log(kept / (1 - kept)) + self.b) / 2)) / 2, 4)
 
     def abstains(self, confidence: float) -> bool:
         """Say whether an answer of this raw confidence is to be replaced by the unanswerable text."""
@@ -116,8 +121,9 @@ def fit(
     """
     reason = why_not(rows)
     a, b = (1.0, 0.0) if reason else _platt(*_columns(rows))
-    if not reason and a <= 0:
-        reason, a, b = "surer answers were not more often right", 1.0, 0.0
+    if not reason:
+        reason = _why_unusable(a, b)
+        a, b = (1.0, 0.0) if reason else (a, b)
     found: dict[str, float | None] = dict.fromkeys(("ece_before", "ece_after", "brier_before", "brier_after"))
     known = [row for row in rows if row.confidence is not None]
     if known:
@@ -157,6 +163,15 @@ def why_not(rows: Sequence[HeldOut]) -> str | None:
     return None
 
 
+def _why_unusable(a: float, b: float) -> str | None:
+    if a <= 0:
+        return "surer answers were not more often right"
+    clip = Calibration.model_fields["clip"].default
+    if a * math.log((1 - clip) / clip) + abs(b) > STEEPEST:
+        return "right and wrong answers have all but the same confidence"
+    return None
+
+
 def raw(rows: Sequence[HeldOut]) -> list[float]:
     """Return the rows' confidences as they are; a row without one counts as 0."""
     return [row.confidence or 0.0 for row in rows]
@@ -174,7 +189,7 @@ def cross_validated(rows: Sequence[HeldOut]) -> list[float]:
     total = np.zeros(len(rows))
     for known, asked in RepeatedStratifiedKFold(n_splits=FOLDS, n_repeats=REPEATS, random_state=0).split(logits, right):
         a, b = _platt(logits[known], right[known])
-        total[asked] += 1 / (1 + np.exp(-(a * logits[asked] + b)))
+        total[asked] += (1 + np.tanh((a * logits[asked] + b) / 2)) / 2
     return [float(value) for value in total / REPEATS]
 
 
@@ -272,8 +287,9 @@ def _platt(logits: Any, right: Any) -> tuple[float, float]:
     positives = int(right.sum())
     negatives = len(right) - positives
     targets = np.where(right == 1, (positives + 1) / (positives + 2), 1 / (negatives + 2))
-    # No penalty (C is infinite); Newton's method, so that two machines agree far beyond what is kept.
-    model = LogisticRegression(C=np.inf, solver="newton-cholesky", tol=1e-10)
+    # So weak a penalty moves no kept digit, and keeps the slope determined where a fold's confidences are all the same.
+    # Newton's method, so that two machines agree far beyond what is kept.
+    model = LogisticRegression(C=PENALTY_C, solver="newton-cholesky", tol=1e-10)
     model.fit(
         np.tile(logits, 2)[:, None],
         np.repeat([1, 0], len(right)),

@@ -32,6 +32,9 @@ _INVISIBLE = (
 #: No control characters but tab and line breaks, and something to see. The same in Python and in JSON Schema.
 QUESTION = re.compile(f"^[^{_CONTROLS}]*[^{_CONTROLS}{_INVISIBLE}][^{_CONTROLS}]*$")
 
+#: A text that may be empty. The same in Python and in JSON Schema, which has no word for halves of surrogate pairs.
+TEXT = re.compile(f"^[^{_CONTROLS}]*$")
+
 _CONTROL = re.compile(f"[{_CONTROLS}\ud800-\udfff]")
 _LINE_BREAK_OR_TAB = re.compile(r"\r\n|[\r\n\t]")
 

@@ -1,12 +1,9 @@
 import http.server
 import json
 import subprocess
-import sys
 import threading
 import time
-import zipfile
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,7 @@ from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.records import ApiRef, Target
 from tasks import registry
-from tasks.aws import cloudformation, lambda_zip
+from tasks.aws import cloudformation
 from tasks.aws.api_call import call_api, dialable
 from tasks.aws.api_stack import read_template, resolve_auth, stage_template
 from tasks.deploy_api import deploy_api, wait_until_healthy
@@ -427,47 +424,3 @@ def test_the_deployment_is_named_after_what_it_deploys() -> None:
     assert named != stage_template(template + "# changed\n", "none")
     assert "ApiDeployment\n" not in named
     assert "ApiDeployment:" not in named
-
-
-def test_the_zip_is_the_same_every_time_and_holds_nothing_of_this_machine() -> None:
-    built = lambda_zip.build()
-
-    assert lambda_zip.build() == built
-    assert len(built.content) < 2 * 1024 * 1024
-    with zipfile.ZipFile(BytesIO(built.content)) as archive:
-        names = {name for name in archive.namelist() if "__pycache__" not in name}
-        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
-    sources = [path for path in (ROOT / "lambda_handler").iterdir() if path.suffix in {".py", ".html", ".json"}]
-    handler = {f"lambda_handler/{path.name}" for path in sources}
-    assert {name for name in names if name.startswith("lambda_handler/")} == handler
-    assert {name.split("/")[0].partition("-")[0].removesuffix(".py") for name in names} == {
-        "lambda_handler",
-        "aws_lambda_powertools",
-        "jmespath",
-        "typing_extensions",
-    }
-    assert not [name for name in names if "RECORD" in name or ".." in name]
-
-
-def test_the_zip_is_enough_beside_boto3(tmp_path: Path) -> None:
-    with zipfile.ZipFile(BytesIO(lambda_zip.build().content)) as archive:
-        archive.extractall(tmp_path)
-    program = f"""
-import os, sys
-sys.path.insert(0, {str(tmp_path)!r})
-os.environ["AWS_REGION"] = os.environ["AWS_DEFAULT_REGION"] = "us-east-1"
-from lambda_handler.app import handler
-class Context:
-    aws_request_id = function_name = invoked_function_arn = "x"
-    memory_limit_in_mb = 256
-event = {{"httpMethod": "GET", "path": "/", "queryStringParameters": {{"MLKey": "a/b", "question": "Who?"}}}}
-assert handler(event, Context())["statusCode"] == 400
-print(sys.modules["aws_lambda_powertools"].__file__)
-print(sorted({{"pydantic", "askline", "tasks", "torch", "fastapi"}} & set(sys.modules)))
-"""
-    done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr
-    loaded, heavy = done.stdout.splitlines()[-2:]
-    assert loaded.startswith(str(tmp_path))
-    assert heavy == "[]"

@@ -2,6 +2,7 @@
 
 import base64
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -13,11 +14,14 @@ from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore
 from tasks.aws.deployment_plan import MANAGED
 from tasks.aws.errors import code_of, explained, is_missing, status_of
+from tasks.aws.multipart import PART_BYTES, Place, abort_leftovers, send_in_parts
 from tasks.package import ARCHIVE
 
 #: Up to here the archive goes in one request, with its whole sha256 for S3 to verify; beyond, in parts that S3
-#: verifies one by one.
-ONE_REQUEST_BYTES = 64 * 2**20
+#: verifies one by one, and that are not sent again after an upload was cut.
+ONE_REQUEST_BYTES = PART_BYTES
+# What S3 says when the object is there already, is being written, or the upload was completed by another run.
+_BESIDE_US = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload")
 _BUCKET_NAME = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
@@ -32,6 +36,8 @@ def upload_package(
     progress: Progress = quiet,
 ) -> UploadRef:
     """Upload the archive to ``<prefix>/<mlkey>/<first 12 of its sha256>/model.tar.gz``, unless it is there.
+
+    An upload that was cut goes on where it was. A finished one is never sent again, nor overwritten by another run.
 
     The bucket is ``config.bucket`` or ``askline-<account>-<region>``. One that is missing is created: private,
     encrypted and tagged. A bucket of another account is never written to.
@@ -64,16 +70,16 @@ def upload_package(
 
     key = "/".join(filter(None, [config.prefix.strip("/"), mlkey, package.archive_sha256[:12], ARCHIVE]))
     uri = f"s3://{bucket}/{key}"
-    found = _head(s3, bucket, key, account)
-    reused = (
-        found is not None
-        and found["Metadata"].get("sha256") == package.archive_sha256
-        and found["ContentLength"] == package.size
-    )
-    if not reused:
-        _send(s3, archive, package, bucket=bucket, key=key, account=account, tags=labels, progress=progress)
-        found = _head(s3, bucket, key, account)
-        if found is None or found["ContentLength"] != package.size:
+    place = Place(bucket, key, account)
+    found = _head(s3, place)
+    reused = _is_this(found, package)
+    if reused:
+        with explained(f"look for unfinished uploads of {uri}"):
+            abort_leftovers(s3, place)
+    else:
+        reused = not _send(s3, archive, package, place, before=found, tags=labels, progress=progress)
+        found = _head(s3, place)
+        if not _is_this(found, package):
             size = None if found is None else found["ContentLength"]
             raise CloudError(
                 f"{uri} was sent with {package.size} bytes, and S3 holds {size}; try again", retryable=True
@@ -154,14 +160,12 @@ def _create_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[s
         )
 
 
-def _head(s3: Any, bucket: str, key: str, account: str) -> dict[str, Any] | None:
+def _head(s3: Any, place: Place) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
-    with explained(f"look at s3://{bucket}/{key}"):
+    with explained(f"look at s3://{place.bucket}/{place.key}"):
         try:
-            found: dict[str, Any] = s3.head_object(
-                Bucket=bucket, Key=key, ExpectedBucketOwner=account, ChecksumMode="ENABLED"
-            )
+            found: dict[str, Any] = s3.head_object(**place.named(), ChecksumMode="ENABLED")
         except ClientError as error:
             if is_missing(error):
                 return None
@@ -169,41 +173,62 @@ def _head(s3: Any, bucket: str, key: str, account: str) -> dict[str, Any] | None
     return found
 
 
+def _is_this(found: dict[str, Any] | None, package: PackageRef) -> bool:
+    """Say whether an object is this archive: S3 verified its bytes when it was written."""
+    return (
+        found is not None
+        and found["Metadata"].get("sha256") == package.archive_sha256
+        and found["ContentLength"] == package.size
+    )
+
+
 def _send(
     s3: Any,
-    archive: Any,
+    archive: Path,
     package: PackageRef,
+    place: Place,
     *,
-    bucket: str,
-    key: str,
-    account: str,
+    before: dict[str, Any] | None,
     tags: dict[str, str],
     progress: Progress,
-) -> None:
-    from boto3.s3.transfer import TransferConfig
+) -> bool:
+    """Send the archive, unless another run finishes first: then return False.
 
-    whole = base64.b64encode(bytes.fromhex(package.archive_sha256)).decode()
-    checksum = {"ChecksumSHA256": whole} if package.size < ONE_REQUEST_BYTES else {"ChecksumAlgorithm": "SHA256"}
-    sent = 0
+    It is written only where there still is what there was ``before``: nothing, or an object with other bytes.
+    """
+    from botocore.exceptions import ClientError
 
-    def count(size: int) -> None:
-        nonlocal sent
-        sent += size
-        progress(min(0.99, sent / package.size), f"{sent / 1e6:.0f} of {package.size / 1e6:.0f} MB")
+    condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": before["ETag"]}
+    facts = {
+        "ContentType": "application/gzip",
+        "Metadata": {"sha256": package.archive_sha256},
+        "Tagging": urlencode(tags),
+    }
 
-    damaged = {"BadDigest": "the bytes changed on the way; try again"}
-    with explained(f"upload {ARCHIVE} to s3://{bucket}/{key}", advice=damaged):
-        s3.upload_file(
-            str(archive),
-            bucket,
-            key,
-            ExtraArgs={
-                **checksum,
-                "ContentType": "application/gzip",
-                "ExpectedBucketOwner": account,
-                "Metadata": {"sha256": package.archive_sha256},
-                "Tagging": urlencode(tags),
-            },
-            Config=TransferConfig(multipart_threshold=ONE_REQUEST_BYTES, multipart_chunksize=16 * 2**20),
-            Callback=count,
-        )
+    def held(size: int) -> None:
+        progress(min(0.99, size / package.size), f"{size / 1e6:.0f} of {package.size / 1e6:.0f} MB")
+
+    doing = f"upload {ARCHIVE} to s3://{place.bucket}/{place.key}"
+    with explained(doing):
+        try:
+            if package.size <= ONE_REQUEST_BYTES:
+                whole = base64.b64encode(bytes.fromhex(package.archive_sha256)).decode()
+                with archive.open("rb") as stream:
+                    s3.put_object(**place.named(), **facts, **condition, Body=stream, ChecksumSHA256=whole)
+            else:
+                send_in_parts(s3, archive, place, facts=facts, condition=condition, progress=held)
+                # Once more: an upload that was gone on with has the tags of its beginning.
+                labels = [{"Key": name, "Value": value} for name, value in tags.items()]
+                s3.put_object_tagging(**place.named(), Tagging={"TagSet": labels})
+        except ClientError as error:
+            if code_of(error) == "BadDigest":
+                raise CloudError(f"cannot {doing}: the bytes changed on the way; try again", retryable=True) from error
+            if code_of(error) not in _BESIDE_US:
+                raise
+            if not _is_this(_head(s3, place), package):
+                raise CloudError(
+                    f"cannot {doing}: another run is writing to this key ({code_of(error)}); try again", retryable=True
+                ) from error
+            abort_leftovers(s3, place)
+            return False
+    return True

@@ -2,9 +2,21 @@
 
 import base64
 import contextlib
+import hashlib
+import random
+import re
+import socket
+import socketserver
+import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Literal
+from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
@@ -12,10 +24,12 @@ from botocore.exceptions import ClientError, EndpointConnectionError, NoCredenti
 from askline.clients import aws_client
 from askline.config import PackageConfig
 from askline.errors import ArtifactError, CloudError, ConfigError, DeployError
-from askline.records import PackageRef, Target
+from askline.progress import quiet
+from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
 from tasks.aws.errors import explained, is_missing
-from tasks.upload import ONE_REQUEST_BYTES, upload_package
+from tasks.aws.multipart import PART_BYTES, Place
+from tasks.upload import _send, upload_package
 
 IDENTITY = (
     b'<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
@@ -147,7 +161,7 @@ def test_other_bytes_under_the_key_are_replaced(cloud: Target, store: ArtifactSt
 
 @pytest.mark.slow
 def test_a_large_archive_goes_in_parts(cloud: Target, store: ArtifactStore) -> None:
-    content = b"0123456789abcdef" * (ONE_REQUEST_BYTES // 16) + b"and a little more"
+    content = b"0123456789abcdef" * (4 * PART_BYTES // 16) + b"and a little more"
     package = make_package(store, content)
     told: list[float] = []
     result = upload_package(
@@ -167,6 +181,271 @@ def test_a_large_archive_goes_in_parts(cloud: Target, store: ArtifactStore) -> N
     assert told == sorted(told)
     assert len(told) > 5
     assert told[-1] == 1.0
+
+
+PARTS = 6
+LENGTH = (PARTS - 1) * PART_BYTES + 1000
+
+
+def make_large(store: ArtifactStore, seed: int) -> PackageRef:
+    """Store an archive of six parts, no two alike."""
+    return make_package(store, random.Random(seed).randbytes(LENGTH))
+
+
+class Line:
+    """A line to a server that can be cut, or stand still, or change a byte, once it has carried enough."""
+
+    def __init__(self, server: str) -> None:
+        self._server = urlsplit(server)
+        self.left: int | None = None
+        """Bytes that it still carries upwards; None is no limit."""
+        self.then: Literal["cut", "stand still", "change a byte"] = "cut"
+        self.parts: list[int] = []
+        """Numbers of the parts that were sent, as their requests came."""
+        self._lock = threading.Lock()
+        line = self
+
+        class Handler(socketserver.BaseRequestHandler):
+            def handle(self) -> None:
+                line._carry(self.request)
+
+        class Server(socketserver.ThreadingTCPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: object, client_address: object) -> None:
+                pass
+
+        self._listener = Server(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._listener.server_address[1]}"
+        self._thread = threading.Thread(target=self._listener.serve_forever, daemon=True)
+        self._thread.start()
+
+    def repair(self) -> None:
+        self.left = None
+        self.parts.clear()
+
+    def close(self) -> None:
+        self._listener.shutdown()
+        self._listener.server_close()
+        self._thread.join()
+
+    def _carry(self, client: socket.socket) -> None:
+        with socket.create_connection((self._server.hostname, self._server.port)) as server:
+            threading.Thread(target=self._answers, args=(server, client), daemon=True).start()
+            while block := client.recv(1 << 16):
+                self.parts += [int(number) for number in re.findall(rb"PUT \S*partNumber=(\d+)\S* HTTP", block)]
+                with self._lock:
+                    if self.left is not None:
+                        self.left -= len(block)
+                    over = self.left is not None and self.left < 0
+                    if over and self.then == "change a byte":
+                        if len(block) < 1000 or b"HTTP/1.1" in block:
+                            self.left, over = 0, False  # not in a header
+                        else:
+                            block = bytes([block[0] ^ 1]) + block[1:]
+                            self.left, over = None, False
+                if over and self.then == "cut":
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    client.close()
+                    return
+                if over:
+                    time.sleep(3600)
+                server.sendall(block)
+
+    @staticmethod
+    def _answers(server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := server.recv(1 << 16):
+                client.sendall(block)
+
+
+@pytest.fixture
+def line(cloud: Target) -> Iterator[Line]:
+    found = Line(cloud.endpoints["s3"])
+    yield found
+    found.close()
+
+
+def through(line: Line, cloud: Target) -> Target:
+    return cloud.model_copy(update={"endpoints": {**cloud.endpoints, "s3": line.url}})
+
+
+def unfinished(cloud: Target, bucket: str) -> dict[str, list[int]]:
+    """Return the parts that S3 holds of every unfinished upload in a bucket."""
+    s3 = aws_client(cloud, "s3")
+    found = {}
+    for item in s3.list_multipart_uploads(Bucket=bucket).get("Uploads", []):
+        held = s3.list_parts(Bucket=bucket, Key=item["Key"], UploadId=item["UploadId"]).get("Parts", [])
+        found[item["UploadId"]] = sorted(part["PartNumber"] for part in held)
+    return found
+
+
+def settled(cloud: Target, bucket: str) -> list[int]:
+    """Return the parts of the one unfinished upload, once S3 has taken in all that was carried to it."""
+    before: dict[str, list[int]] = {}
+    while (found := unfinished(cloud, bucket)) != before:
+        before = found
+        time.sleep(0.5)
+    (held,) = found.values()
+    return held
+
+
+def new_bucket(cloud: Target, name: str) -> str:
+    aws_client(cloud, "s3").create_bucket(Bucket=name)
+    return name
+
+
+def check_whole(cloud: Target, found: UploadRef, package: PackageRef) -> None:
+    s3 = aws_client(cloud, "s3")
+    content = s3.get_object(Bucket=found.bucket, Key=found.key)["Body"].read()
+    assert hashlib.sha256(content).hexdigest() == package.archive_sha256
+    held = s3.head_object(Bucket=found.bucket, Key=found.key, ChecksumMode="ENABLED")
+    assert held["ChecksumSHA256"].endswith(f"-{PARTS}"), "S3 verified every part by its sha256"
+    tags = s3.get_object_tagging(Bucket=found.bucket, Key=found.key)["TagSet"]
+    assert {"Key": "team", "Value": "blue"} in tags
+    assert unfinished(cloud, found.bucket) == {}
+
+
+@pytest.mark.slow
+def test_after_a_cut_only_what_is_missing_is_sent(cloud: Target, line: Line, store: ArtifactStore) -> None:
+    package, bucket = make_large(store, 1), new_bucket(cloud, "askline-upload-cut")
+    line.left = 4 * PART_BYTES + PART_BYTES // 2
+    with pytest.raises(CloudError, match="try again") as caught:
+        upload(package, store, through(line, cloud), bucket=bucket)
+    assert caught.value.retryable
+    assert "Contents" not in aws_client(cloud, "s3").list_objects_v2(Bucket=bucket), "nothing half-written"
+    held = settled(cloud, bucket)
+    assert 0 < len(held) < PARTS
+    line.repair()
+    told: list[float] = []
+    found = upload_package(
+        PackageConfig(bucket=bucket),
+        package,
+        mlkey="upload-test",
+        store=store,
+        target=through(line, cloud),
+        tags={"team": "blue"},
+        progress=lambda share, message="": told.append(share),
+    )
+    assert not found.reused
+    assert sorted(line.parts) == sorted(set(range(1, PARTS + 1)) - set(held))
+    assert told == sorted(told)
+    assert told[0] == pytest.approx(sum(min(PART_BYTES, LENGTH - (n - 1) * PART_BYTES) for n in held) / LENGTH)
+    check_whole(cloud, found, package)
+    line.repair()
+    assert upload(package, store, through(line, cloud), bucket=bucket).reused
+    assert line.parts == [], "a finished upload is never sent again"
+
+
+@pytest.mark.slow
+def test_a_killed_upload_goes_on_where_it_was(cloud: Target, line: Line, store: ArtifactStore) -> None:
+    package, bucket = make_large(store, 2), new_bucket(cloud, "askline-upload-killed")
+    line.left, line.then = 4 * PART_BYTES + PART_BYTES // 2, "stand still"
+    code = """
+import sys
+from askline.config import PackageConfig
+from askline.records import PackageRef, Target
+from askline.store import ArtifactStore
+from tasks.upload import upload_package
+package, target = PackageRef.model_validate_json(sys.argv[1]), Target.model_validate_json(sys.argv[2])
+config = PackageConfig(bucket=sys.argv[4])
+upload_package(config, package, mlkey="upload-test", store=ArtifactStore(sys.argv[3]), target=target, tags={})
+"""
+    arguments = [package.model_dump_json(), through(line, cloud).model_dump_json(), str(store.root), bucket]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[1])
+    try:
+        deadline = time.monotonic() + 60
+        while line.left >= 0 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None, "it is in the middle"
+    finally:
+        process.kill()
+        process.wait()
+    held = settled(cloud, bucket)
+    assert 0 < len(held) < PARTS
+    line.repair()
+    found = upload(package, store, through(line, cloud), bucket=bucket)
+    assert sorted(line.parts) == sorted(set(range(1, PARTS + 1)) - set(held))
+    check_whole(cloud, found, package)
+
+
+@pytest.mark.slow
+def test_bytes_that_change_on_the_way_are_found(cloud: Target, line: Line, store: ArtifactStore) -> None:
+    package, bucket = make_large(store, 3), new_bucket(cloud, "askline-upload-changed")
+    line.left, line.then = 2 * PART_BYTES, "change a byte"
+    with pytest.raises(CloudError, match="changed on the way") as caught:
+        upload(package, store, through(line, cloud), bucket=bucket)
+    assert caught.value.retryable
+    held = settled(cloud, bucket)
+    line.repair()
+    found = upload(package, store, through(line, cloud), bucket=bucket)
+    assert sorted(line.parts) == sorted(set(range(1, PARTS + 1)) - set(held))
+    check_whole(cloud, found, package)
+
+
+@pytest.mark.slow
+def test_parts_of_other_bytes_are_sent_anew_and_useless_uploads_aborted(
+    cloud: Target, line: Line, store: ArtifactStore
+) -> None:
+    package, bucket = make_large(store, 4), new_bucket(cloud, "askline-upload-foreign")
+    key = f"deploy/upload-test/{package.archive_sha256[:12]}/model.tar.gz"
+    content = (store.path("package", package.sha256) / "model.tar.gz").read_bytes()
+    s3 = aws_client(cloud, "s3")
+
+    def begin(name: str, parts: dict[int, bytes]) -> str:
+        made = s3.create_multipart_upload(
+            Bucket=bucket, Key=name, ChecksumAlgorithm="SHA256", Metadata={"sha256": package.archive_sha256}
+        )
+        for number, data in parts.items():
+            s3.upload_part(
+                Bucket=bucket,
+                Key=name,
+                UploadId=made["UploadId"],
+                PartNumber=number,
+                Body=data,
+                ChecksumAlgorithm="SHA256",
+            )
+        return str(made["UploadId"])
+
+    piece = {number: content[(number - 1) * PART_BYTES : number * PART_BYTES] for number in range(1, PARTS + 1)}
+    begin(key, {1: b"something else"})
+    begin(key, {1: piece[1]})
+    begin(key, {1: piece[1], 2: piece[3], 3: piece[3][:-1], 5: piece[5], 9: b"beyond the end"})
+    neighbour = begin(key + ".other", {1: b"of somebody else"})
+    found = upload(package, store, through(line, cloud), bucket=bucket)
+    assert sorted(line.parts) == [2, 3, 4, 6]
+    assert set(unfinished(cloud, bucket)) == {neighbour}
+    s3.abort_multipart_upload(Bucket=bucket, Key=key + ".other", UploadId=neighbour)
+    check_whole(cloud, found, package)
+    begin(key, {1: piece[1]})
+    assert upload(package, store, cloud, bucket=bucket).reused
+    assert unfinished(cloud, bucket) == {}, "of no use any more"
+
+
+@pytest.mark.slow
+def test_large_other_bytes_under_the_key_are_replaced(cloud: Target, store: ArtifactStore) -> None:
+    package, bucket = make_large(store, 5), new_bucket(cloud, "askline-upload-replaced")
+    key = f"deploy/upload-test/{package.archive_sha256[:12]}/model.tar.gz"
+    aws_client(cloud, "s3").put_object(Bucket=bucket, Key=key, Body=b"the wrong ones", Metadata={"sha256": "0" * 64})
+    found = upload(package, store, cloud, bucket=bucket)
+    assert not found.reused
+    check_whole(cloud, found, package)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("large", [False, True])
+def test_another_run_that_finishes_first_is_not_overwritten(cloud: Target, store: ArtifactStore, large: bool) -> None:
+    """The other run ends between our look at the key and our last request."""
+    package = make_large(store, 6) if large else make_package(store, b"raced")
+    bucket = new_bucket(cloud, f"askline-upload-raced-{'large' if large else 'small'}")
+    first = upload(package, store, cloud, bucket=bucket)
+    s3 = aws_client(cloud, "s3")
+    before = s3.head_object(Bucket=bucket, Key=first.key)["LastModified"]
+    path = store.path("package", package.sha256) / "model.tar.gz"
+    place = Place(bucket, first.key, "000000000000")
+    assert not _send(s3, path, package, place, before=None, tags={}, progress=quiet), "it was not ours"
+    assert s3.head_object(Bucket=bucket, Key=first.key)["LastModified"] == before
+    assert unfinished(cloud, bucket) == {}
 
 
 def test_a_damaged_package_is_not_sent(store: ArtifactStore, free_port: int) -> None:

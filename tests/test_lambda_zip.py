@@ -1,4 +1,7 @@
+import hashlib
 import importlib.util
+import marshal
+import os
 import subprocess
 import sys
 import zipfile
@@ -27,6 +30,7 @@ def test_the_zip_is_the_same_every_time_and_holds_nothing_of_this_machine() -> N
         importlib.util.cache_from_source(name) for name in sources
     }
     assert {name.split("/")[0].partition("-")[0].removesuffix(".py") for name in names} == {
+        "__pycache__",  # of typing_extensions, a module without a folder
         "lambda_handler",
         "aws_lambda_powertools",
         "jmespath",
@@ -57,3 +61,35 @@ print(sorted({{"pydantic", "askline", "tasks", "torch", "fastapi"}} & set(sys.mo
     loaded, heavy = done.stdout.splitlines()[-2:]
     assert loaded.startswith(str(tmp_path))
     assert heavy == "[]"
+
+
+def test_another_process_builds_the_same_zip() -> None:
+    program = "from tasks.aws import lambda_zip; import hashlib; z = lambda_zip.build()"
+    program += "; print(z.sha256, hashlib.sha256(z.content).hexdigest())"
+    built = lambda_zip.build()
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONHASHSEED": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [built.sha256, hashlib.sha256(built.content).hexdigest()], done.stderr
+
+
+def test_the_bytecode_is_used_and_names_no_folder_of_this_machine(tmp_path: Path) -> None:
+    with zipfile.ZipFile(BytesIO(lambda_zip.build().content)) as archive:
+        archive.extractall(tmp_path)
+        for name in archive.namelist():
+            if name.endswith(".pyc"):
+                code = marshal.loads(archive.read(name)[16:])  # after magic, flags and the source's hash
+                assert importlib.util.cache_from_source(code.co_filename) == name
+    (tmp_path / "lambda_handler" / "waiting.py").write_text("raise RuntimeError('compiled again')\n")
+    program = (
+        "import sys; sys.path.insert(0, sys.argv[1]); from lambda_handler import waiting; "
+        "print(waiting.RESERVE_SECONDS)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(tmp_path)], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.stdout.strip() == "0.5", done.stderr

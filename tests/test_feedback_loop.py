@@ -1,0 +1,111 @@
+"""The whole loop on the embedded cloud: a question asked on the deployed page, its verdict, and the row it becomes."""
+
+import http.server
+import json
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import chromium
+import pytest
+
+from askline.clients import aws_client
+from askline.config import ApiConfig, QuestionLogConfig
+from askline.records import ApiRef, Target
+from tasks import registry
+from tasks.collect_feedback import collect_feedback, find_log
+from tasks.deploy_api import deploy_api
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium.BINARY is None, reason="there is no chromium, chromium-browser or google-chrome here"),
+]
+
+NAME = f"loop-{uuid.uuid4().hex[:8]}"
+
+
+class Model(http.server.BaseHTTPRequestHandler):
+    """An endpoint that always answers the same."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"answers": [{"answer": "maths", "confidence": 0.9}], "model_version": "m-1"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def target(cloud: Target) -> Iterator[Target]:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    runtime = f"http://127.0.0.1:{server.server_port}"
+    yield cloud.model_copy(update={"endpoints": {**cloud.endpoints, "sagemaker-runtime": runtime}})
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def api(target: Target) -> ApiRef:
+    aws_client(target, "s3").create_bucket(Bucket=NAME)
+    registry.promote(
+        NAME,
+        endpoint=f"serv-hf-endpoint-{NAME}",
+        model_version="m-0",
+        archive_sha256="0" * 64,
+        dataset="d",
+        exact_match=0.5,
+        run_id="r",
+        target=target,
+    )
+    config = ApiConfig(stack_name=NAME, question_log=QuestionLogConfig(enabled=True))
+    return deploy_api(config, bucket=NAME, prefix="api", target=target, tags={})
+
+
+def test_a_correction_on_the_page_becomes_a_row_for_training(api: ApiRef, target: Target, tmp_path: Path) -> None:
+    with chromium.browser(tmp_path / "profile") as browser, browser.page() as tab:
+        tab.look()
+        tab.open(f"{api.url}#MLKey={NAME}")
+        tab.wait_for(f"document.getElementById('model').value === '{NAME}'")
+        tab.tab_to("question")
+        tab.type("Call me at ada@example.org: what is your passion?")
+        tab.press("Enter")
+        tab.wait_for("document.getElementById('facts-and-verdict').checkVisibility()")
+        assert tab.text_of("answer") == "maths"
+        tab.value("document.getElementById('question').select(); document.getElementById('question').focus()")
+        tab.type("WHat is your passion?")
+        tab.press("Enter")
+        tab.wait_for("document.getElementById('asked').textContent === 'WHat is your passion?'")
+        tab.wait_for("document.getElementById('facts-and-verdict').checkVisibility()")
+        tab.tab_to("down")
+        tab.press(" ")
+        tab.wait_for("document.getElementById('verdict-said').textContent === 'Thank you.'")
+        tab.type("Physics")
+        tab.press("Enter")
+        tab.wait_for("!document.getElementById('correction').checkVisibility()")
+        assert tab.console == []
+
+    log = find_log(target, stack_name=NAME)
+    found = collect_feedback(log=log, mlkey=NAME, out=tmp_path / "rows.jsonl", target=target)
+    assert (found.asked, found.verdicts, found.unmatched, found.unreadable) == (2, 2, 0, 0)
+    (row,) = [json.loads(line) for line in found.rows_file.read_text().splitlines()]
+    assert (row["question"], row["answer"], row["source"]) == ("WHat is your passion?", "Physics", "corrected")
+
+    # Personal data went no further than the answer.
+    s3 = aws_client(target, "s3")
+    bucket, prefix = log.removeprefix("s3://").split("/", 1)
+    written = [
+        s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read().decode()
+        for item in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]
+    ]
+    assert len(written) == 4
+    assert "ada@example.org" not in "".join(written)
+    assert "Call me at [e-mail]: what is your passion?" in "".join(written)

@@ -20,16 +20,27 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 from aws_lambda_powertools import Logger
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
 from lambda_handler.feedback import Feedback, feedback_from_body
 from lambda_handler.problem import Problem
-from lambda_handler.redaction import CHOICES, Redaction, redact
 
-__all__ = ["LOST", "Asked", "Feedback", "QuestionLog", "S3QuestionLog", "feedback_from_body", "from_environment"]
+__all__ = [
+    "LOST",
+    "Asked",
+    "Feedback",
+    "QuestionLog",
+    "Redaction",
+    "S3QuestionLog",
+    "feedback_from_body",
+    "from_environment",
+]
+
+Redaction = Literal["none", "personal", "text"]
+CHOICES: Final[tuple[Redaction, ...]] = ("none", "personal", "text")
 
 #: Message of the log line that stands for one question that was answered but not logged; a metric filter counts it.
 LOST: Final = "question not logged"
@@ -181,6 +192,12 @@ class S3QuestionLog:
         self._bucket = bucket
         self._prefix = prefix
         self._redaction = redaction
+        self._redact = _nothing_replaced
+        if redaction == "personal":
+            # Its patterns take a while to compile, which a function that keeps no questions should not wait for.
+            from lambda_handler.redaction import redact
+
+            self._redact = redact
         self._logger = logger
         self._now = now
         self._clock = clock
@@ -287,16 +304,18 @@ class S3QuestionLog:
             kept[f"{name}_characters"] = None if text is None else len(text)
             if text is None or self._redaction == "text":
                 kept[name] = None
-            elif self._redaction == "personal":
-                kept[name], found = redact(text[:MAX_CHARACTERS])
-                replaced += found
             else:
-                kept[name] = text[:MAX_CHARACTERS]
+                kept[name], found = self._redact(text[:MAX_CHARACTERS])
+                replaced += found
         return kept, replaced
 
     def _lose(self, together: list[Asked], reason: str) -> None:
         for asked in together:
             self._logger.warning(LOST, extra={"answer_request_id": asked.request_id, "reason": reason})
+
+
+def _nothing_replaced(text: str) -> tuple[str, int]:
+    return text, 0
 
 
 def _reason(error: Exception) -> str:

@@ -7,10 +7,7 @@ reader recognises as personal. Where that is not enough, ``text`` keeps no text 
 import re
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Final, Literal
-
-Redaction = Literal["none", "personal", "text"]
-CHOICES: Final[tuple[Redaction, ...]] = ("none", "personal", "text")
+from typing import Final
 
 _DATE_OR_YEARS = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{4}|\d{4} ?[-\u2013/] ?\d{4}")
 

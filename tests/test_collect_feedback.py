@@ -18,8 +18,7 @@ from askline.records import Target
 from askline.store import ArtifactStore
 from flows import collect_feedback as program
 from lambda_handler.feedback import Feedback
-from lambda_handler.question_log import Asked, S3QuestionLog
-from lambda_handler.redaction import Redaction
+from lambda_handler.question_log import Asked, Redaction, S3QuestionLog
 from tasks.collect_feedback import Collected, collect_feedback, find_log
 from tasks.fetch_dataset import fetch_dataset, resolve_source
 

@@ -26,10 +26,11 @@ from lambda_handler.question_log import (
     REST_SECONDS,
     Asked,
     QuestionLog,
+    Redaction,
     S3QuestionLog,
     from_environment,
 )
-from lambda_handler.redaction import Redaction, redact
+from lambda_handler.redaction import redact
 
 PLACE = {"ASKLINE_QUESTION_LOG": "s3://bucket/some/prefix", "ASKLINE_QUESTION_LOG_REDACT": "none"}
 ASKED = Asked("request-1", "biography", "Wo wurde sie geboren? 🌍", "Köln", 0.75, False, "m-1", 0.123456)

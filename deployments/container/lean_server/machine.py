@@ -44,7 +44,8 @@ def describe_cpu(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     flags = set((fields.get("flags") or fields.get("features") or "").split())
     known = " ".join(flag for flag in CPU_FLAGS if flag in flags) or "none of the known int8 flags"
     name = fields.get("model name") or platform.processor() or platform.machine()
-    return f"CPU {name} ({known}), {count_cpus()} usable, {os.environ.get('OMP_NUM_THREADS', '?')} threads"
+    threads = os.environ.get("ASKLINE_THREADS") or os.environ.get("OMP_NUM_THREADS") or "?"
+    return f"CPU {name} ({known}), {count_cpus()} usable, {threads} threads"
 
 
 def process_seconds() -> float:

@@ -17,7 +17,7 @@ import pytest
 
 from referee.toolkit import Answer, Request, container_environment
 
-SECONDS = 90
+SECONDS = 180
 
 
 class ModelServer:

@@ -75,6 +75,7 @@ def test_a_correction_on_the_page_becomes_a_row_for_training(api: ApiRef, target
         tab.look()
         tab.open(f"{api.url}#MLKey={NAME}")
         tab.wait_for(f"document.getElementById('model').value === '{NAME}'")
+        tab.wait_for("document.getElementById('kept').checkVisibility()")
         tab.tab_to("question")
         tab.type("Call me at ada@example.org: what is your passion?")
         tab.press("Enter")

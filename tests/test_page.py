@@ -198,6 +198,8 @@ def tab(browser: chromium.Browser) -> Iterator[chromium.Page]:
 def open_page(tab: chromium.Page, site: Site, fragment: str = "") -> None:
     tab.open(site.url + fragment)
     tab.wait_for("document.getElementById('model').value")
+    if site.api.log.enabled:  # the page asks for its models and whether feedback is taken at the same time
+        tab.wait_for("document.getElementById('kept').checkVisibility()")
 
 
 def ask(tab: chromium.Page, question: str = "WHat is your passion?") -> None:

@@ -12,3 +12,12 @@ class Progress(Protocol):
 
 def quiet(share: float, message: str = "") -> None:
     """Listen to nothing."""
+
+
+def part(progress: Progress, start: float, end: float) -> Progress:
+    """Return a progress whose shares 0 to 1 are told as ``start`` to ``end`` of the whole."""
+
+    def told(share: float, message: str = "") -> None:
+        progress(start + (end - start) * share, message)
+
+    return told

@@ -26,12 +26,13 @@ from askline.config import PipelineConfig
 from tasks import steps
 from tasks.prefect_support import run_step
 from tasks.report import Findings, write_report
-from tasks.run import open_run, run_name
+from tasks.run import container_python, open_run, run_name
 
 
 @flow(name="askline", flow_run_name=run_name)
 def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: B008 - frozen
     """Take a Q&A dataset and end with an API that answers."""
+    python = container_python(config)
     run = open_run(config)
     found = Findings(config, run)
     source = run_step(steps.resolve_source, config.dataset, run)
@@ -44,7 +45,7 @@ def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: 
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
     found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
     licence = config.hub.license
-    package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, run))
+    package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, python, run))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
     endpoint = found.keep(run_step(steps.deploy_serverless, config.deploy, upload, package, run))
     api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run)) if config.api.enabled else None

@@ -1,20 +1,26 @@
-"""Answer questions inside a SageMaker container: the whole of ``model.tar.gz/code/``.
+"""Answer questions inside a SageMaker container: what the Hugging Face inference toolkit, or any server, calls.
 
-The Hugging Face inference toolkit calls :func:`model_fn` once and then :func:`input_fn`, :func:`predict_fn` and
-:func:`output_fn` for each request. Nothing is imported but the standard library, torch and transformers, and the
-calls to transformers are those that 4.49 and 5.23 share.
+:func:`model_fn` is called once, and then :func:`input_fn`, :func:`predict_fn` and :func:`output_fn` for each request.
+Beside this file lie the engines, one of which the manifest names, and under ``lib`` the libraries that it needs.
+Nothing else is imported but the standard library.
 
-A request is JSON, ``{"inputs": "Where was she born?"}`` or a list of up to 32 questions, with an optional
-``"parameters": {"max_new_tokens": 32, "num_beams": 1}``; or one question as ``text/plain``. The answer is
-``{"answers": [{"answer": "Paris", "confidence": 0.97}], "model_version": "0123456789ab"}``, in the order of the
-questions. A request that cannot be answered raises :class:`ValueError` with what was expected.
+A request is JSON, ``{"inputs": "Where was she born?"}`` or a list of up to 32 questions, with optional ``"parameters"``
+(:data:`BOUNDS`); or one question as ``text/plain``; or one question to a line as ``text/csv``. The answer is
+``{"answers": [{"answer": "Paris", "confidence": 0.97, …}], "model_version": "0123456789ab", "seconds": 0.2}``, in the
+order of the questions. A request that cannot be answered raises :class:`ValueError` with what was expected.
 """
 
+import csv
+import importlib
+import io
 import json
+import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+import re
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,28 +29,43 @@ MANIFEST = "askline.json"
 MAX_QUESTIONS = 32
 #: Characters in one question; what is beyond the model's own limit in tokens is truncated as in training.
 MAX_CHARACTERS = 20_000
-MAX_BEAMS = 4
-#: The scores of a generated batch take rows × beams × tokens × vocabulary × 4 bytes, and about three times that while
-#: the confidence is computed; larger batches are decoded in parts.
-SCORE_BYTES = 64 * 2**20
-#: Environment variable with the number of threads torch may use.
-THREADS = "ASKLINE_TORCH_THREADS"
+#: Least and greatest value of each parameter; an upper bound is a whole number where only whole numbers are taken.
+BOUNDS: dict[str, tuple[float, float]] = {
+    "max_new_tokens": (1, 1024),
+    "num_beams": (1, 4),
+    "temperature": (0.0, 2.0),
+    "top_p": (0.01, 1.0),
+    "seed": (0, 2**31 - 1),
+}
+_FRACTIONS = ("temperature", "top_p")
+#: Environment variables with the number of threads that the engine may use; the second is the name of old.
+THREADS = ("ASKLINE_THREADS", "ASKLINE_TORCH_THREADS")
+#: A smaller network is slower on several threads than on one: they wait for each other longer than they compute.
+ONE_THREAD_PARAMETERS = 20_000_000
 
 
 class Engine(Protocol):
     """What turns prompts into answers; the manifest's ``engine`` names one of :data:`ENGINES`."""
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
-        """Return an answer and its confidence (0 to 1) for each prompt, in order."""
+    def generate(
+        self,
+        prompts: Sequence[str],
+        *,
+        max_new_tokens: int,
+        num_beams: int = 1,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> list[tuple[str, float, int]]:
+        """Return an answer, its mean token probability (0 to 1) and its tokens for each prompt, in order."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request after its checks; ``None`` leaves the choice to the package."""
+    """One request after its checks; a parameter that is not named is left to the package."""
 
     questions: tuple[str, ...]
-    max_new_tokens: int | None = None
-    num_beams: int = 1
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,6 +76,12 @@ class Answerer:
     prompt: str
     max_target_tokens: int
     model_version: str
+    calibration: Mapping[str, Any] = field(default_factory=dict)
+    """``a``, ``b`` and ``clip`` of the map from token probability to the probability of being right; and ``threshold``,
+    below which the answer is replaced by ``unanswerable``. Empty: as it is, and never."""
+    unanswerable: str = ""
+    bare_answers: bool = False
+    """Answer as the first version's endpoint did: with the text alone, as a JSON string."""
 
 
 def model_fn(model_dir: str, context: object = None) -> Answerer:
@@ -63,20 +90,28 @@ def model_fn(model_dir: str, context: object = None) -> Answerer:
     Raises
     ------
     RuntimeError
-        If the manifest is missing or lacks a field.
+        If the manifest is missing or lacks a field, or the engine's files or libraries are not there.
     """
     folder = Path(model_dir)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         prompt, source, target = manifest["prompt"], manifest["max_source_tokens"], manifest["max_target_tokens"]
-        engine = ENGINES[manifest.get("engine", "transformers")]
+        build = ENGINES[manifest.get("engine", "transformers")]
     except FileNotFoundError as error:
         raise RuntimeError(
             f"{folder} holds no {MANIFEST}: the archive's files must lie at its root, not in a folder"
         ) from error
     except (KeyError, ValueError) as error:
         raise RuntimeError(f"{MANIFEST} is damaged or of another version: {error!r}") from error
-    return Answerer(engine(folder, source), prompt, target, str(manifest.get("model_version", "unknown")))
+    return Answerer(
+        engine=build(folder, source, target, _threads(int(manifest.get("parameters") or 0))),
+        prompt=prompt,
+        max_target_tokens=target,
+        model_version=str(manifest.get("model_version", "unknown")),
+        calibration=manifest.get("calibration") or {},
+        unanswerable=str(manifest.get("unanswerable") or ""),
+        bare_answers=manifest.get("answers") == "bare",
+    )
 
 
 def input_fn(data: str | bytes | bytearray, content_type: str | None = "application/json") -> Request:
@@ -85,33 +120,30 @@ def input_fn(data: str | bytes | bytearray, content_type: str | None = "applicat
     Raises
     ------
     ValueError
-        If it is not of a known content type, not JSON, or asks for something beyond the limits.
+        If it is not of a known content type, not what that type should hold, or asks for something beyond the limits.
     """
     try:
-        text = data if isinstance(data, str) else bytes(data).decode("utf-8")
+        text = data if isinstance(data, str) else bytes(data).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError("the request body must be text in UTF-8") from error
     kind = (content_type or "application/json").split(";")[0].strip().lower()
     if kind == "text/plain":
         return Request(questions=(_question(text),))
+    if kind == "text/csv":
+        return Request(questions=_questions(_first_column(text)))
     if kind != "application/json":
-        raise ValueError(f"content type {kind!r} is not supported: send application/json or text/plain")
+        raise ValueError(f"content type {kind!r} is not supported: send application/json, text/csv or text/plain")
     try:
         body = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f'the request body is not JSON ({error}): expected {{"inputs": "a question"}}') from error
     if not isinstance(body, dict) or "inputs" not in body:
         raise ValueError('expected a JSON object with "inputs": a question, or a list of questions')
     unknown = sorted(set(body) - {"inputs", "parameters"})
     if unknown:
         raise ValueError(f'unknown field {unknown[0]!r}: expected "inputs" and, optionally, "parameters"')
-    inputs = body["inputs"]
-    if isinstance(inputs, list):
-        if not 1 <= len(inputs) <= MAX_QUESTIONS:
-            raise ValueError(f'"inputs" holds {len(inputs)} questions: expected 1 to {MAX_QUESTIONS}')
-    else:
-        inputs = [inputs]
-    return Request(questions=tuple(_question(item) for item in inputs), **_parameters(body.get("parameters")))
+    inputs = body["inputs"] if isinstance(body["inputs"], list) else [body["inputs"]]
+    return Request(questions=_questions(inputs), parameters=_parameters(body.get("parameters")))
 
 
 def predict_fn(data: Request, model: Answerer) -> dict[str, Any]:
@@ -122,33 +154,67 @@ def predict_fn(data: Request, model: Answerer) -> dict[str, Any]:
     ValueError
         If ``max_new_tokens`` is more than the model was trained for.
     """
-    tokens = model.max_target_tokens if data.max_new_tokens is None else data.max_new_tokens
-    if tokens > model.max_target_tokens:
-        raise ValueError(f"max_new_tokens is {tokens}: this model gives at most {model.max_target_tokens}")
+    options = {"max_new_tokens": model.max_target_tokens, **data.parameters}
+    if options["max_new_tokens"] > model.max_target_tokens:
+        given = options["max_new_tokens"]
+        raise ValueError(f"max_new_tokens is {given}: this model gives at most {model.max_target_tokens}")
+    questions = [_without_first_version_suffix(q) if model.bare_answers else q for q in data.questions]
     # As in training: plain replacement, so that braces in a question stay, and runs of white space as one space.
-    prompts = [model.prompt.replace("{question}", " ".join(question.split())) for question in data.questions]
-    answers = model.engine.generate(prompts, max_new_tokens=tokens, num_beams=data.num_beams)
-    return {
-        "answers": [{"answer": answer, "confidence": round(confidence, 6)} for answer, confidence in answers],
-        "model_version": model.model_version,
-    }
+    prompts = [model.prompt.replace("{question}", " ".join(question.split())) for question in questions]
+    started = time.perf_counter()
+    found = model.engine.generate(prompts, **options)
+    seconds = time.perf_counter() - started
+    answers = [_answer(text, probability, tokens, model) for text, probability, tokens in found]
+    if model.bare_answers:
+        return {"bare": [item["answer"] for item in answers]}
+    return {"answers": answers, "model_version": model.model_version, "seconds": round(seconds, 4)}
 
 
 def output_fn(prediction: dict[str, Any], accept: str | None = "application/json") -> str:
-    """Write the answers as JSON or, for ``text/plain``, one to a line.
+    """Write the answers as JSON; for ``text/plain`` one to a line; for ``text/csv`` with their confidence.
 
     Raises
     ------
     ValueError
-        If the caller accepts neither.
+        If the caller accepts none of these.
     """
     wanted = [part.split(";")[0].strip().lower() for part in (accept or "").split(",")]
     for kind in wanted:
         if kind in ("", "*/*", "application/*", "application/json"):
-            return json.dumps(prediction, ensure_ascii=False)
+            bare = prediction.get("bare")
+            whole = prediction if bare is None else bare[0] if len(bare) == 1 else bare
+            return json.dumps(whole, ensure_ascii=False)
         if kind in ("text/*", "text/plain"):
-            return "\n".join(item["answer"] for item in prediction["answers"])
-    raise ValueError(f"cannot answer as {accept!r}: accept application/json or text/plain")
+            return "\n".join(prediction["bare"] if "bare" in prediction else _texts(prediction))
+        if kind == "text/csv" and "bare" not in prediction:
+            table = io.StringIO()
+            writer = csv.writer(table, lineterminator="\n")
+            writer.writerow(("answer", "confidence"))
+            writer.writerows((item["answer"], item["confidence"]) for item in prediction["answers"])
+            return table.getvalue()
+    raise ValueError(f"cannot answer as {accept!r}: accept application/json, text/csv or text/plain")
+
+
+def _texts(prediction: dict[str, Any]) -> list[str]:
+    return [item["answer"] for item in prediction["answers"]]
+
+
+def _answer(text: str, probability: float, tokens: int, model: Answerer) -> dict[str, Any]:
+    """Return one answer with its confidence, or the unanswerable text where that is below the package's threshold."""
+    confidence, threshold = calibrated(probability, model.calibration), model.calibration.get("threshold")
+    answer = {"answer": text, "confidence": confidence, "token_probability": round(probability, 6), "tokens": tokens}
+    if threshold is not None and confidence < threshold:
+        answer |= {"answer": model.unanswerable, "abstained": True, "withheld": text}
+    return answer
+
+
+def calibrated(probability: float, calibration: Mapping[str, Any]) -> float:
+    """Return the probability that an answer of this mean token probability is right (Platt scaling)."""
+    if not calibration:
+        return round(probability, 6)
+    clip = calibration["clip"]
+    kept = min(max(probability, clip), 1 - clip)
+    return round(1 / (1 + math.exp(-(calibration["a"] * math.log(kept / (1 - kept)) + calibration["b"]))), 4)
 
 
 def _question(value: object) -> str:
@@ -159,123 +225,89 @@ def _question(value: object) -> str:
     return value.strip()
 
 
-def _parameters(value: object) -> dict[str, int]:
-    bounds = {"max_new_tokens": (1, 1024), "num_beams": (1, MAX_BEAMS)}
+def _questions(values: Sequence[object]) -> tuple[str, ...]:
+    if not 1 <= len(values) <= MAX_QUESTIONS:
+        raise ValueError(f'"inputs" holds {len(values)} questions: expected 1 to {MAX_QUESTIONS}')
+    return tuple(_question(item) for item in values)
+
+
+def _first_column(text: str) -> list[str]:
+    """Return the questions of a CSV: its first column, without a header that says ``question`` or ``inputs``."""
+    try:
+        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+    except csv.Error as error:
+        raise ValueError(f"the request body is not CSV ({error}): expected one question to a line") from error
+    if rows and rows[0][0].strip().lower() in ("question", "inputs"):
+        rows = rows[1:]
+    return [row[0] for row in rows]
+
+
+def _parameters(value: object) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise ValueError(f'"parameters" must be an object with any of {", ".join(bounds)}')
+        raise ValueError(f'"parameters" must be an object with any of {", ".join(BOUNDS)}')
     for name, given in value.items():
-        if name not in bounds:
-            raise ValueError(f"unknown parameter {name!r}: expected any of {', '.join(bounds)}")
-        low, high = bounds[name]
-        if isinstance(given, bool) or not isinstance(given, int) or not low <= given <= high:
-            raise ValueError(f"{name} is {given!r}: expected a whole number from {low} to {high}")
+        if name not in BOUNDS:
+            raise ValueError(f"unknown parameter {name!r}: expected any of {', '.join(BOUNDS)}")
+        low, high = BOUNDS[name]
+        number = isinstance(given, int | float) if name in _FRACTIONS else isinstance(given, int)
+        if isinstance(given, bool) or not number or not low <= given <= high:
+            kind = "number" if name in _FRACTIONS else "whole number"
+            raise ValueError(f"{name} is {given!r}: expected a {kind} from {low} to {high}")
+    if value.get("num_beams", 1) > 1 and value.get("temperature", 0) > 0:
+        raise ValueError("num_beams above 1 and a temperature above 0 exclude each other: search, or draw")
     return value
 
 
-class TransformersEngine:
-    """The checkpoint through transformers, in fp32, without sampling.
+def _without_first_version_suffix(question: str) -> str:
+    """Undo what the first version's Lambda did to a question: it sent ``<question> answer:``."""
+    return re.sub(r"\s*answer:\s*\Z", "", question) or question
 
-    Parameters
-    ----------
-    folder
-        Where ``config.json``, the safetensors weights and the tokenizer lie.
-    max_source_tokens
-        A longer prompt is truncated.
-    score_bytes
-        Bytes that the scores of one generated batch may take; a larger batch is decoded in parts.
-    """
 
-    def __init__(self, folder: Path, max_source_tokens: int, *, score_bytes: int = SCORE_BYTES) -> None:
-        import torch
-        from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+def _threads(parameters: int) -> int:
+    for name in THREADS:
+        if os.environ.get(name):
+            return max(1, int(os.environ[name]))
+    if 0 < parameters < ONE_THREAD_PARAMETERS:
+        return 1
+    # The processors that this process may use, where the system tells; a container often has fewer than the machine.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-        if os.environ.get(THREADS):
-            torch.set_num_threads(int(os.environ[THREADS]))
-        self._max_source_tokens = max_source_tokens
-        self._score_bytes = score_bytes
-        options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-        self._tokenizer = AutoTokenizer.from_pretrained(str(folder), **options)
-        # Safetensors only: the other format is a pickle. float(): 5.x keeps the checkpoint's own precision.
-        self._model = AutoModelForSeq2SeqLM.from_pretrained(str(folder), use_safetensors=True, **options).float().eval()
-        self._may_pad = masks_padding(self._model, self._tokenizer)
 
-    def generate(self, prompts: Sequence[str], *, max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
-        """Return an answer and exp(mean token log-probability) for each prompt, in order."""
-        tokens = self._tokenizer(list(prompts), truncation=True, max_length=self._max_source_tokens)["input_ids"]
-        rows = max(1, self._score_bytes // (num_beams * max_new_tokens * self._model.config.vocab_size * 4))
-        answers = [("", 0.0)] * len(prompts)
-        order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
-        for _, same in groupby(order, key=lambda index: 0 if self._may_pad else len(tokens[index])):
-            group = list(same)
-            for start in range(0, len(group), rows):
-                batch = group[start : start + rows]
-                given = self._generate([tokens[index] for index in batch], max_new_tokens, num_beams)
-                for index, answer in zip(batch, given, strict=True):
-                    answers[index] = answer
-        return answers
-
-    def _generate(self, tokens: list[list[int]], max_new_tokens: int, num_beams: int) -> list[tuple[str, float]]:
-        import torch
-
-        batch = self._tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
-        with torch.inference_mode():
-            output = self._model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                max_new_tokens=max_new_tokens,
-                num_beams=num_beams,
-                do_sample=False,
-                output_scores=True,
-                return_dict_in_generate=True,
-            )
-            # Beam search keeps log-probabilities already, greedy search keeps logits.
-            scores = self._model.compute_transition_scores(
-                output.sequences,
-                output.scores,
-                beam_indices=getattr(output, "beam_indices", None),
-                normalize_logits=num_beams == 1,
-            )
-        generated = output.sequences[:, -scores.shape[1] :]
-        # A row that ends early is padded: count its tokens up to and with the end mark.
-        is_end = generated == self._tokenizer.eos_token_id
-        counted = is_end.long().cumsum(dim=1) - is_end.long() == 0
-        mean = torch.where(counted, scores, 0.0).sum(dim=1) / counted.sum(dim=1)
-        texts = self._tokenizer.batch_decode(
-            output.sequences, skip_special_tokens=True, clean_up_tokenization_spaces=False
+def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads: int) -> Engine:
+    carried = folder / "code" / "lib" / f"cp{sys.version_info.major}{sys.version_info.minor}"
+    # First on the path, so that the engine's libraries are the archive's own; and only while they are imported, so
+    # that nothing else of the container finds them.
+    sys.path.insert(0, str(carried))
+    try:
+        engine: Engine = _module("engine_onnx").OnnxEngine(
+            folder, max_source_tokens, max_target_tokens, threads=threads
         )
-        return [(text.strip(), float(value)) for text, value in zip(texts, mean.exp().clamp(max=1.0), strict=True)]
+    except ImportError as error:
+        there = sorted(path.name for path in carried.parent.glob("cp*")) or "none"
+        raise RuntimeError(
+            f"the engine's libraries cannot be imported: {error}. The archive carries them for {there}, and this is "
+            f"Python {sys.version_info.major}.{sys.version_info.minor}; package the model for it (package.pythons)"
+        ) from error
+    finally:
+        sys.path.remove(str(carried))
+    return engine
 
 
-def masks_padding(model: Any, tokenizer: Any) -> bool:
-    """Say whether a padded question gets the scores that it gets alone.
-
-    In transformers 4.49, which a SageMaker image holds, generation lets T5's decoder look at the padding (mended
-    upstream after that), and a question's answer then depends on its neighbours in the batch. There, only questions of
-    equal length may share one.
-    """
-    import torch
-
-    ids = tokenizer("Is this padded?", return_tensors="pt")["input_ids"]
-    padding = torch.full((1, 8), tokenizer.pad_token_id)
-    first = []
-    for extra in (padding[:, :0], padding):
-        padded = torch.cat([ids, extra], dim=1)
-        mask = torch.cat([torch.ones_like(ids), torch.zeros_like(extra)], dim=1)
-        with torch.inference_mode():
-            output = model.generate(
-                input_ids=padded,
-                attention_mask=mask,
-                max_new_tokens=1,
-                num_beams=1,
-                do_sample=False,
-                output_scores=True,
-                return_dict_in_generate=True,
-            )
-        first.append(output.scores[0])
-    # Rounding differs in the fourth digit; what the decoder makes of padding, in the first or second.
-    return bool(torch.allclose(first[0], first[1], rtol=1e-3, atol=1e-2))
+def _transformers(folder: Path, max_source_tokens: int, max_target_tokens: int, threads: int) -> Engine:
+    engine: Engine = _module("engine_transformers").TransformersEngine(folder, max_source_tokens, threads=threads)
+    return engine
 
 
-ENGINES: dict[str, Callable[[Path, int], Engine]] = {"transformers": TransformersEngine}
+def _module(name: str) -> Any:
+    """Import a file beside this one, whether or not its folder is on the path, as toolkits put it."""
+    if __package__:
+        return importlib.import_module(f"{__package__}.{name}")
+    here = str(Path(__file__).parent)
+    if here not in sys.path:
+        sys.path.append(here)
+    return importlib.import_module(name)
+
+
+ENGINES = {"onnxruntime": _onnx, "transformers": _transformers}

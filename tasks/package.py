@@ -1,47 +1,41 @@
 """Build ``model.tar.gz``, and prove in a clean process that it answers as the evaluation did.
 
-The archive has the layout that SageMaker's Hugging Face containers expect: the checkpoint's files and the manifest
-``askline.json`` at the root, and ``code/inference.py``. The same model gives the same bytes on every machine.
+The archive has the layout that SageMaker's Hugging Face containers expect: the engine's files and the manifest
+``askline.json`` at the root, ``code/inference.py``, and the engine's libraries under ``code/lib``. The same model gives
+the same bytes on every machine. An engine whose answers fail the gates gives way to the next: bytes to fp32.
 """
 
 import json
-import os
-import subprocess
-import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from askline import __version__
 from askline.config import PackageConfig
 from askline.errors import ArtifactError, PackageError
-from askline.progress import Progress, quiet
-from askline.records import DatasetRef, ModelRef, PackageRef, Scores
+from askline.progress import Progress, part, quiet
+from askline.records import Agreement, DatasetRef, ModelRef, PackageRef, Scores
 from askline.store import ArtifactStore, sha256_of_file
-from tasks.packaging import archive
-from tasks.packaging.held_out import HeldOut, read_held_out, same_answer, spread
+from tasks.packaging import archive, contents
+from tasks.packaging.calibration import Calibration, fit
+from tasks.packaging.contents import MANIFEST, Variant
+from tasks.packaging.held_out import HeldOut, read_held_out, spread
+from tasks.packaging.libraries import own_python
+from tasks.packaging.proof import Proof, prove
 
 ARCHIVE = "model.tar.gz"
-MANIFEST = "askline.json"
-INFERENCE = Path(__file__).parent.parent / "inference" / "inference.py"
+#: Of more held-out questions, so many are asked, from all over the evaluation.
+PROOF_QUESTIONS = 400
 
-#: How many held-out questions a package must answer as the evaluation did before it becomes an artifact.
-PROOF_QUESTIONS = 10
-PROOF_SECONDS = 600
-#: Files of the model artifact that no container needs.
-LEFT_OUT = frozenset({"training_log.jsonl"})
 
-# Runs with -I: no PYTHONPATH, no user site, and the folder of this project not on sys.path.
-_PROOF = """
-import importlib.util, json, sys
-spec = importlib.util.spec_from_file_location("inference", sys.argv[1] + "/code/inference.py")
-inference = sys.modules["inference"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inference)
-model = inference.model_fn(sys.argv[1])
-request = inference.input_fn(sys.stdin.buffer.read(), "application/json")
-sys.stdout.write(inference.output_fn(inference.predict_fn(request, model), "application/json"))
-"""
+class _Packed(NamedTuple):
+    """One archive on the disk, and what it answered."""
+
+    path: Path
+    members: tuple[str, ...]
+    unpacked_size: int
+    proof: Proof
+    agreement: Agreement
 
 
 def build_package(
@@ -51,6 +45,7 @@ def build_package(
     dataset: DatasetRef,
     *,
     store: ArtifactStore,
+    python: str | None = None,
     license: str | None = None,
     progress: Progress = quiet,
 ) -> PackageRef:
@@ -58,23 +53,22 @@ def build_package(
 
     Parameters
     ----------
-    config
-        Says where the archive will go; nothing in it shapes the bytes.
     model, scores, dataset
         What is packed, and what its manifest tells about it.
     store
         Holds the ``model`` and ``scores`` artifacts, and receives the ``package``.
+    python
+        The container's Python, where the configuration does not say; the default is this one.
     license
         License of the model, for the manifest; the default is what the model's own ``askline.json`` says.
 
     Raises
     ------
     PackageError
-        If the scores are not this model's, a file is missing, or the unpacked archive answers differently.
+        If the scores are not this model's, a file is missing, or no engine passes the gates.
     ArtifactError
         If the model or its scores are missing or damaged, or the disk is full.
     """
-    del config
     if scores.model_sha256 != model.sha256:
         raise PackageError(
             f"the scores {scores.sha256[:12]} belong to the model {scores.model_sha256[:12]}, "
@@ -82,123 +76,147 @@ def build_package(
         )
     progress(0.0, "checking the model")
     source = store.verify("model", model.sha256)
-    questions = spread(read_held_out(scores, store), PROOF_QUESTIONS, seed=0)
-    files = {
-        path.relative_to(source).as_posix(): path
-        for path in source.rglob("*")
-        if path.is_file() and path.name not in LEFT_OUT and path.name != MANIFEST
-    }
-    files["code/inference.py"] = INFERENCE
-    with store.new("package") as draft, tempfile.TemporaryDirectory(prefix="askline-package-") as scratch:
-        manifest = Path(scratch) / MANIFEST
-        content = _manifest(source, files, model, scores, dataset, license)
-        text = json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False)
-        manifest.write_text(text + "\n", encoding="utf-8")
-        packed = draft.folder / ARCHIVE
+    held_out = read_held_out(scores, store)
+    calibration = fit(held_out, min_confidence=config.min_confidence, target_precision=config.target_precision)
+    candidates, notes = contents.variants(config, _model_type(source))
+    notes += (calibration.warning,) if calibration.warning else ()
+    python = config.python or python or own_python()
+    questions = spread(held_out, PROOF_QUESTIONS, seed=0)
+    passed_over: tuple[str, ...] = ()
+    for number, variant in enumerate(candidates):
+        with store.new("package") as draft:
+            packed = _pack(
+                variant,
+                config,
+                source,
+                model,
+                scores,
+                dataset,
+                calibration,
+                questions,
+                destination=draft.folder / ARCHIVE,
+                cache=store.root / "wheels",
+                python=python,
+                license_name=license,
+                progress=progress,
+            )
+            failed = _failed_gates(config, packed.agreement)
+            if failed:
+                passed_over += (f"{variant} was not taken: {failed}. {packed.proof.shown()}",)
+                if number + 1 < len(candidates):
+                    continue
+                raise PackageError(
+                    f"the unpacked archive answers otherwise than the evaluation did: {'; '.join(passed_over)}. "
+                    "Evaluate again; if that changes nothing, the saved checkpoint is not the model that was evaluated"
+                )
+            size, archive_sha256 = packed.path.stat().st_size, sha256_of_file(packed.path)
+            sha256 = draft.commit()
+        progress(1.0, f"{variant}, {size / 1e6:.1f} MB, sha256 {archive_sha256[:12]}")
+        return PackageRef(
+            sha256=sha256,
+            archive_sha256=archive_sha256,
+            size=size,
+            unpacked_size=packed.unpacked_size,
+            model_sha256=model.sha256,
+            members=packed.members,
+            engine=variant.engine,
+            quantisation=variant.quantisation,
+            python=python if variant.engine == "onnxruntime" and config.carry_libraries else None,
+            passed_over=passed_over,
+            notes=notes,
+            agreement=packed.agreement,
+            measured=packed.proof.measured,
+            differing=packed.proof.differing,
+        )
+    raise AssertionError("there is always a candidate")
+
+
+def _pack(
+    variant: Variant,
+    config: PackageConfig,
+    source: Path,
+    model: ModelRef,
+    scores: Scores,
+    dataset: DatasetRef,
+    calibration: Calibration,
+    questions: Sequence[HeldOut],
+    *,
+    destination: Path,
+    cache: Path,
+    python: str,
+    license_name: str | None,
+    progress: Progress,
+) -> _Packed:
+    with tempfile.TemporaryDirectory(prefix="askline-package-") as scratch:
         try:
-            archive.pack({**files, MANIFEST: manifest}, packed, lambda share: progress(0.1 + 0.4 * share, "packing"))
+            files = contents.gather(
+                variant,
+                source,
+                model,
+                Path(scratch),
+                config=config,
+                python=python,
+                cache=cache,
+                progress=part(progress, 0.05, 0.2),
+            )
+            written = Path(scratch, MANIFEST)
+            text = contents.manifest(
+                source,
+                files,
+                variant,
+                model,
+                scores,
+                dataset,
+                calibration,
+                bare_answers=config.answers == "bare",
+                license_name=license_name,
+            )
+            written.write_text(text, encoding="utf-8")
+            files[MANIFEST] = written
+            archive.pack(files, destination, lambda share: progress(0.2 + 0.2 * share, "packing"))
         except OSError as error:
-            advice = f"free some space in {store.root}"
-            raise ArtifactError(f"cannot write {ARCHIVE}: {error.strerror}; {advice}") from error
-        members, unpacked_size = archive.lint(packed)
-        progress(0.6, f"asking the unpacked archive {len(questions)} held-out questions")
-        prove(packed, questions)
-        size, archive_sha256 = packed.stat().st_size, sha256_of_file(packed)
-        sha256 = draft.commit()
-    progress(1.0, f"{size / 1e6:.1f} MB, sha256 {archive_sha256[:12]}")
-    return PackageRef(
-        sha256=sha256,
-        archive_sha256=archive_sha256,
-        size=size,
-        unpacked_size=unpacked_size,
-        model_sha256=model.sha256,
-        members=members,
-    )
+            advice = f"free some space in {destination.parent} and {Path(scratch).parent}"
+            raise ArtifactError(f"cannot write {ARCHIVE}: {error.strerror or error}; {advice}") from error
+    members, unpacked_size = archive.lint(destination, required=variant.required, weights=variant.weights)
+    progress(0.45, f"asking the unpacked archive {len(questions)} held-out questions")
+    proof = prove(destination, questions, part(progress, 0.45, 0.95))
+    return _Packed(destination, members, unpacked_size, proof, proof.agreement(_tokens_of(source)))
 
 
-def prove(packed: Path, questions: Sequence[HeldOut]) -> None:
-    """Unpack an archive into an empty folder and ask it, in a clean process, through the container's contract.
-
-    Raises
-    ------
-    PackageError
-        If the process fails, or an answer differs from the evaluation's.
-    """
-    with tempfile.TemporaryDirectory(prefix="askline-proof-") as scratch:
-        folder = Path(scratch, "model")
-        archive.unpack(packed, folder)
-        answers = _ask(folder, Path(scratch), [row.question for row in questions])
-    pairs = zip(questions, answers, strict=True)
-    different = [(row, answer) for row, answer in pairs if not same_answer(row.prediction, answer)]
-    if different:
-        row, answer = different[0]
-        raise PackageError(
-            f"the unpacked archive answers {len(different)} of {len(questions)} held-out questions otherwise than the "
-            f"evaluation did. The first: {row.question!r} gave {row.prediction!r} there and {answer!r} here. "
-            "Evaluate again; if that changes nothing, the saved checkpoint is not the model that was evaluated"
+def _failed_gates(config: PackageConfig, found: Agreement) -> str:
+    """Return what of the gates is not met, or nothing."""
+    failed = []
+    if found.same_answers < config.min_same_answers:
+        failed.append(
+            f"{found.same_answers:.1%} of {found.questions} held-out questions are answered as in the evaluation, and "
+            f"package.min_same_answers asks for {config.min_same_answers:.1%}"
         )
+    for name, own, evaluated in (
+        ("exact match", found.exact_match, found.exact_match_evaluated),
+        ("token F1", found.token_f1, found.token_f1_evaluated),
+    ):
+        if own < evaluated - config.max_score_loss:
+            failed.append(
+                f"{name} falls from {evaluated:.1%} to {own:.1%}, and package.max_score_loss allows "
+                f"{config.max_score_loss:.1%}"
+            )
+    return "; ".join(failed)
 
 
-def _ask(folder: Path, home: Path, questions: list[str]) -> list[str]:
-    ours = ("ASKLINE_", "PREFECT_", "PYTHON")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+def _model_type(source: Path) -> str:
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", _PROOF, str(folder)],
-            input=json.dumps({"inputs": questions}).encode(),
-            capture_output=True,
-            cwd=home,
-            env=environment,
-            timeout=PROOF_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise PackageError(
-            f"the unpacked archive gave no answer in {PROOF_SECONDS} s; the model is too large for this machine"
-        ) from error
-    if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise PackageError("the unpacked archive fails in a clean process: " + "\n".join(said[-8:]))
-    return [item["answer"] for item in json.loads(done.stdout)["answers"]]
-
-
-def _manifest(
-    source: Path, files: dict[str, Path], model: ModelRef, scores: Scores, dataset: DatasetRef, license_name: str | None
-) -> dict[str, Any]:
-    """Return what ``askline.json`` says: facts of the model alone, no time, no duration and no path of this machine."""
-    try:
-        own: dict[str, Any] = json.loads((source / MANIFEST).read_text(encoding="utf-8"))
+        return str(json.loads((source / "config.json").read_text(encoding="utf-8")).get("model_type"))
     except (OSError, ValueError) as error:
-        raise PackageError(
-            f"the model {model.sha256[:12]} has no readable {MANIFEST} ({error}); train it again"
-        ) from error
-    location = Path(dataset.source.location).name if dataset.source.kind == "file" else dataset.source.location
-    about_dataset = {
-        "sha256": dataset.sha256,
-        "kind": dataset.source.kind,
-        "location": location,
-        "revision": dataset.source.revision,
-        "subset": dataset.source.subset,
-        "splits": dataset.splits,
-    }
-    about_scores = {
-        "test": scores.test.model_dump(),
-        "out_of_scope": scores.out_of_scope.model_dump() if scores.out_of_scope else None,
-        "false_abstention": scores.false_abstention,
-    }
-    return {
-        **own,
-        "engine": "transformers",
-        "model_version": model.sha256[:12],
-        "prompt": model.prompt,
-        "max_source_tokens": model.max_source_tokens,
-        "max_target_tokens": model.max_target_tokens,
-        "unanswerable": dataset.unanswerable,
-        "license": license_name or own.get("license", "apache-2.0"),
-        "parameters": model.parameters,
-        "dataset": about_dataset,
-        "scores": about_scores,
-        "versions": {**own.get("versions", {}), "askline": __version__},
-        "files": {name: sha256_of_file(path) for name, path in sorted(files.items())},
-    }
+        raise PackageError(f"{source} has no readable config.json ({error}); train the model again") from error
+
+
+def _tokens_of(source: Path) -> Callable[[str], list[int]]:
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+
+    def tokens(text: str) -> list[int]:
+        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        return ids
+
+    return tokens

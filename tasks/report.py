@@ -146,6 +146,8 @@ def _deployed(report: PipelineReport) -> list[str]:
         lines += [
             f"Package   {report.upload.uri}",
             f"          {size(report.package.size)}, sha256 {report.package.archive_sha256}",
+            f"          {report.package.engine} {report.package.quantisation}{_needs(report.package)}",
+            *(f"          {note}" for note in (*report.package.passed_over, *report.package.notes)),
         ]
     if report.hub:
         lines.append(f"Model     {report.hub.url or 'not pushed: ' + str(report.hub.skipped)}")
@@ -165,6 +167,15 @@ def _deployed(report: PipelineReport) -> list[str]:
         else:
             lines.append("          callers sign their requests (IAM); see docs/api.md")
     return lines
+
+
+def _needs(package: PackageRef) -> str:
+    if package.measured is None:
+        return ""
+    return (
+        f": loads in {package.measured.load_seconds:.1f} s, answers in "
+        f"{package.measured.answer_seconds * 1000:.0f} ms, {package.measured.peak_mb:.0f} MB of memory"
+    )
 
 
 def _show_key(key_id: str, target: Target) -> str:

@@ -23,6 +23,23 @@ def open_run(config: PipelineConfig) -> Run:
     return Run(run_id=flow_run.id or str(uuid.uuid4()), state_dir=config.state_dir.resolve(), target=target)
 
 
+def container_python(config: PipelineConfig) -> str:
+    """Return the Python that the engine's libraries are packed for: the container's.
+
+    Raises
+    ------
+    ConfigError
+        If it cannot be told from the name of ``deploy.image``.
+    """
+    from tasks.aws import deployment_plan
+    from tasks.packaging.libraries import own_python
+
+    if config.package.python or not config.package.carry_libraries:
+        return config.package.python or own_python()
+    # The embedded cloud runs the archive with this Python, whatever image it is told.
+    return own_python() if config.target == "local" else deployment_plan.container_python(config.deploy.image)
+
+
 def run_name() -> str:
     """Name a flow run by its dataset and MLKey, for lists in which many runs stand."""
     from prefect.runtime import flow_run

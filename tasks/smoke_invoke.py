@@ -5,6 +5,7 @@
 
 import json
 import time
+from collections.abc import Collection
 from typing import Any
 
 from askline.clients import aws_client
@@ -32,6 +33,7 @@ def smoke_invoke(
     endpoint: EndpointRef,
     scores: Scores,
     *,
+    differing: Collection[str] = (),
     api: ApiRef | None = None,
     target: Target,
     store: ArtifactStore,
@@ -42,6 +44,8 @@ def smoke_invoke(
 
     Parameters
     ----------
+    differing
+        Questions that the package is known to answer otherwise than the evaluation; they are not asked.
     api
         Where one of the questions is asked once more; the MLKey must be in the registry by then.
     cold_seconds
@@ -55,7 +59,8 @@ def smoke_invoke(
     ArtifactError
         If the predictions are missing or damaged.
     """
-    held_out = read_held_out(scores, store)
+    # What packing changed within its tolerance is known, and is not asked again.
+    held_out = [row for row in read_held_out(scores, store) if row.question not in set(differing)]
     chosen = spread([row for row in held_out if row.in_scope], config.questions, seed=SEED)
     chosen += spread([row for row in held_out if not row.in_scope], 1, seed=SEED)
     # One attempt each: the waiting below is bounded, and tells how long it has been.
@@ -65,7 +70,7 @@ def smoke_invoke(
     cold_start = 0.0
     for number, row in enumerate(chosen):
         started = time.monotonic()
-        answered = _ask(runtime, endpoint.name, row.question, cold_seconds, progress)
+        answered, withheld = _ask(runtime, endpoint.name, row.question, cold_seconds, progress)
         seconds = time.monotonic() - started
         cold_start = cold_start or seconds
         answers.append(
@@ -74,11 +79,12 @@ def smoke_invoke(
                 expected=row.answer,
                 evaluated=row.prediction,
                 answered=answered,
+                withheld=withheld,
                 seconds=seconds,
             )
         )
         progress((number + 1) / len(chosen), f"{number + 1}/{len(chosen)} questions")
-    agreed = sum(same_answer(answer.evaluated, answer.answered) for answer in answers)
+    agreed = sum(_agrees(answer) for answer in answers)
     smoke = SmokeRef(
         asked=len(answers), agreed=agreed, answers=tuple(answers), api_checked=False, cold_start_seconds=cold_start
     )
@@ -126,8 +132,8 @@ def smoke_api(api: ApiRef, smoke: SmokeRef, *, mlkey: str, target: Target) -> No
         )
 
 
-def _ask(runtime: Any, endpoint: str, question: str, cold_seconds: float, progress: Progress) -> str:
-    """Return the endpoint's answer to one question, waiting while it is cold."""
+def _ask(runtime: Any, endpoint: str, question: str, cold_seconds: float, progress: Progress) -> tuple[str, str | None]:
+    """Return the endpoint's answer to one question, and what it withheld; waits while it is cold."""
     from botocore.exceptions import ClientError
 
     started = time.monotonic()
@@ -148,17 +154,25 @@ def _ask(runtime: Any, endpoint: str, question: str, cold_seconds: float, progre
         progress(0.0, f"the endpoint is cold, {waited:.0f} s")
         time.sleep(RETRY_SECONDS)
     try:
-        return str(json.loads(text)["answers"][0]["answer"])
+        document = json.loads(text)
+        if isinstance(document, str):  # package.answers = "bare"
+            return document, None
+        first = document["answers"][0]
+        return str(first["answer"]), first.get("withheld")
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise DeployError(
             f"the endpoint {endpoint} gave no answer to {question!r}, but {text[:300]!r}; it does not serve our package"
         ) from error
 
 
+def _agrees(answer: SmokeAnswer) -> bool:
+    return same_answer(answer.evaluated, answer.answered if answer.withheld is None else answer.withheld)
+
+
 def _check_agreement(config: SmokeConfig, endpoint: EndpointRef, smoke: SmokeRef) -> None:
     if smoke.agreed >= config.min_agreement * smoke.asked:
         return
-    different = [answer for answer in smoke.answers if not same_answer(answer.evaluated, answer.answered)]
+    different = [answer for answer in smoke.answers if not _agrees(answer)]
     shown = "; ".join(
         f"{answer.question!r} gave {answer.answered!r}, in the evaluation {answer.evaluated!r}"
         for answer in different[:SHOWN]

@@ -127,7 +127,8 @@ def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run
         work_dir=run.state_dir / "work",
         progress=progress_of("evaluate"),
     )
-    create_markdown_artifact(markdown.scores(scores), key="scores", description="Scores and baselines")
+    said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, _store(run))
+    create_markdown_artifact(said, key="scores", description="Scores and baselines")
     wrong = markdown.wrong_answers(scores, _store(run))
     create_table_artifact(wrong, key="wrong-answers", description="Held-out questions answered wrongly")
     return scores
@@ -163,15 +164,36 @@ def push_to_hub(
 @task(
     name="package",
     **RETRIES,
-    **cached_on("tasks.package", "tasks.packaging", "inference", libraries=("torch", "transformers")),
+    **cached_on(
+        "tasks.package",
+        "tasks.packaging",
+        "tasks.evaluation",
+        "inference",
+        libraries=("isal", "numpy", "onnx", "onnxruntime", "scikit-learn", "tokenizers", "torch", "transformers"),
+    ),
 )
 def build_package(
-    config: PackageConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, license_name: str, run: Run
+    config: PackageConfig,
+    model: ModelRef,
+    scores: Scores,
+    dataset: DatasetRef,
+    license_name: str,
+    python: str,
+    run: Run,
 ) -> PackageRef:
-    """Build model.tar.gz and prove it in a clean process."""
-    return package_core.build_package(
-        config, model, scores, dataset, store=_store(run), license=license_name, progress=progress_of("package")
+    """Build model.tar.gz for the container's Python and prove it in a clean process."""
+    package = package_core.build_package(
+        config,
+        model,
+        scores,
+        dataset,
+        store=_store(run),
+        python=python,
+        license=license_name,
+        progress=progress_of("package"),
     )
+    create_markdown_artifact(markdown.package(package), key="package", description="The package and its proof")
+    return package
 
 
 @task(name="upload", **RETRIES)
@@ -227,7 +249,13 @@ def smoke_invoke(
 ) -> SmokeRef:
     """Ask the endpoint what the evaluation asked, promote it in the registry, and ask the API."""
     smoke = smoke_core.smoke_invoke(
-        config, endpoint, scores, target=run.target, store=_store(run), progress=progress_of("smoke-invoke")
+        config,
+        endpoint,
+        scores,
+        differing=package.differing,
+        target=run.target,
+        store=_store(run),
+        progress=progress_of("smoke-invoke"),
     )
     registry.promote(
         endpoint.mlkey,

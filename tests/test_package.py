@@ -7,16 +7,33 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tiny_package import QUESTIONS, Tiny, make_tiny, model_ref, package, tiny, write_scores  # noqa: F401
+from tiny_package import (  # noqa: F401
+    MAX_TARGET,
+    QUESTIONS,
+    UNANSWERABLE,
+    Tiny,
+    make_tiny,
+    model_ref,
+    package,
+    tiny,
+    write_scores,
+)
 
+from askline.config import PackageConfig
 from askline.errors import ArtifactError, PackageError
 from askline.records import PackageRef
 from askline.store import ArtifactStore, sha256_of_file
-from tasks.package import ARCHIVE, PROOF_QUESTIONS, prove
-from tasks.packaging import archive
+from inference import inference
+from tasks.package import ARCHIVE
+from tasks.packaging import archive, contents
+from tasks.packaging.calibration import Calibration
 from tasks.packaging.held_out import HeldOut, read_held_out, spread
+from tasks.packaging.proof import prove
+
+LEAN = PackageConfig(carry_libraries=False)
 
 
 @pytest.fixture
@@ -41,8 +58,11 @@ def test_the_archive_has_the_layout_of_the_container(tiny: Tiny, package: Packag
         assert code.read() == (Path(__file__).parents[1] / "inference" / "inference.py").read_bytes()
     names = [member.name for member in members]
     assert names == sorted(names) == list(package.members)
-    assert {"askline.json", "config.json", "model.safetensors", "tokenizer.json", "code/inference.py"} <= set(names)
-    assert "training_log.jsonl" not in names
+    assert {"askline.json", "encoder.onnx", "decoder.onnx", "weights.bin", "tokenizer.json"} <= set(names)
+    assert {"code/inference.py", "code/engine_onnx.py"} <= set(names)
+    assert not [name for name in names if name.endswith((".safetensors", ".jsonl")) or "torch" in name]
+    tag = f"cp{package.python}".replace(".", "")
+    assert any(name.startswith(f"code/lib/{tag}/onnxruntime/capi/") for name in names)
     assert sum(member.size for member in members) == package.unpacked_size
     for member in members:
         assert (member.mode, member.mtime, member.uid, member.gid, member.uname, member.gname) == (
@@ -83,7 +103,7 @@ def test_two_machines_pack_the_same_bytes(tiny: Tiny, package: PackageRef, tmp_p
         scores=tiny.scores.model_copy(update={"seconds": 99.0}),
         dataset=tiny.dataset.model_copy(update={"source": source}),
     ).build(ArtifactStore(tmp_path / "elsewhere"))
-    assert again == package
+    assert again.model_copy(update={"measured": None}) == package.model_copy(update={"measured": None})
 
 
 def test_the_gzip_header_holds_no_name_and_no_time(files: dict[str, Path], tmp_path: Path) -> None:
@@ -100,7 +120,7 @@ def test_a_package_of_another_model_is_not_made(tiny: Tiny, tmp_path: Path) -> N
     evaluated = {row.question: row.prediction for row in read_held_out(tiny.scores, tiny.store)}
     mixed = other._replace(scores=write_scores(store, other.model.sha256, evaluated))
     with pytest.raises(PackageError) as caught:
-        mixed.build()
+        mixed.build(config=LEAN)
     message = str(caught.value)
     assert any(repr(question) in message for question in QUESTIONS)
     assert "in the evaluation" in message or "evaluation did" in message
@@ -128,12 +148,149 @@ def test_an_archive_that_cannot_be_loaded_shows_why(tmp_path: Path, files: dict[
         prove(tmp_path / ARCHIVE, [HeldOut("Who?", "A", "A", True)])
 
 
+def served(tiny: Tiny, package: PackageRef, folder: Path) -> inference.Answerer:  # noqa: F811
+    archive.unpack(tiny.store.path("package", package.sha256) / ARCHIVE, folder)
+    return inference.model_fn(str(folder))
+
+
+def test_the_proof_measures_what_deployment_sizes_from(package: PackageRef) -> None:  # noqa: F811
+    assert (package.engine, package.quantisation, package.passed_over) == ("onnxruntime", "int8", ())
+    assert package.agreement is not None
+    assert package.agreement.questions == len(QUESTIONS)
+    assert package.agreement.same_answers == package.agreement.same_tokens == 1
+    assert package.measured is not None
+    assert package.measured.load_seconds > 0
+    assert 30 < package.measured.load_peak_mb <= package.measured.peak_mb < 400, "no torch in the process"
+    assert 0 < package.measured.answer_seconds <= package.measured.answer_seconds_p95
+    assert package.measured.batch_questions == 8
+
+
+def ruin_in_bytes(tiny: Tiny, store: ArtifactStore) -> Tiny:  # noqa: F811
+    """The same function in fp32, and nonsense in bytes: one weight of each output dwarfs the others.
+
+    The residual stream gets one more pair of inputs that always cancel each other out exactly, with huge weights.
+    """
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    source = tiny.store.path("model", tiny.model.sha256)
+    with store.new("model") as draft:
+        for path in source.iterdir():
+            shutil.copyfile(path, draft.folder / path.name)
+        state = load_file(source / "model.safetensors")
+        for name, weight in state.items():
+            # The gate of such a neuron is gelu(0) = 0, so its output weight is never seen, but shares its scale.
+            if name.endswith("DenseReluDense.wo.weight"):
+                weight[:, 0] = 1000.0
+                state[name.replace("wo", "wi_0")][0] = 0.0
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, draft.folder / "model.safetensors")
+        assert torch.isfinite(state["lm_head.weight"]).all()
+        sha256 = draft.commit()
+    return tiny._replace(store=store, model=model_ref(sha256))
+
+
+def test_bytes_that_answer_badly_give_way_to_fp32(tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+    from tiny_package import predict
+
+    bad = ruin_in_bytes(tiny, ArtifactStore(tmp_path / "store"))
+    answers = predict(bad.store.path("model", bad.model.sha256), list(QUESTIONS))
+    predictions = dict(zip(QUESTIONS, answers, strict=True))
+    assert sum(predictions[question] == answer for question, answer in QUESTIONS.items()) >= 9, "fp32 is as good"
+    bad = bad._replace(scores=write_scores(bad.store, bad.model.sha256, predictions))
+    package = bad.build(config=LEAN)  # noqa: F811
+    assert (package.engine, package.quantisation) == ("onnxruntime", "fp32")
+    assert package.agreement is not None
+    assert package.agreement.same_answers == 1
+    (reason,) = package.passed_over
+    assert reason.startswith("onnxruntime int8 was not taken: ")
+    assert "package.min_same_answers asks for 97.0%" in reason
+    assert "in the evaluation and" in reason, "an example is shown"
+    answers = served(bad, package, tmp_path / "served").engine.generate(
+        [bad.model.prompt.replace("{question}", question) for question in QUESTIONS], max_new_tokens=MAX_TARGET
+    )
+    assert [text for text, _, _ in answers] == list(predictions.values())
+
+
+def test_a_tolerance_of_nothing_is_met_by_every_exact_engine(tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+    for config in (
+        LEAN,
+        PackageConfig(engine="transformers"),
+        PackageConfig(quantisation="fp32", carry_libraries=False),
+    ):
+        exact = config.model_copy(update={"min_same_answers": 0.999, "max_score_loss": 0.0})
+        package = tiny.build(config=exact)  # noqa: F811
+        assert package.agreement is not None
+        assert package.agreement.same_answers == 1
+        if config.engine == "transformers":
+            assert package.engine == "transformers"
+            assert "model.safetensors" in package.members
+
+
+def test_a_model_without_graphs_is_served_by_transformers() -> None:
+    ways, notes = contents.variants(PackageConfig(), "bart")
+    assert ways == (contents.PLAIN,)
+    assert "bart" in notes[0]
+    with pytest.raises(PackageError, match=r"--package\.engine transformers"):
+        contents.variants(PackageConfig(engine="onnxruntime"), "bart")
+
+
+def test_bare_answers_are_those_of_the_first_version(tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+    model = served(tiny, tiny.build(config=PackageConfig(answers="bare", carry_libraries=False)), tmp_path / "bare")
+
+    def first_version(question: str) -> Any:
+        body = json.dumps({"inputs": "" + question + " answer:"})
+        return json.loads(inference.output_fn(inference.predict_fn(inference.input_fn(body), model)))
+
+    for question, answer in QUESTIONS.items():
+        assert first_version(question) == answer
+    several = inference.predict_fn(inference.input_fn(json.dumps({"inputs": list(QUESTIONS)})), model)
+    assert json.loads(inference.output_fn(several)) == list(QUESTIONS.values())
+
+
+def test_the_archives_confidence_is_the_calibrated_one() -> None:
+    fitted = Calibration(
+        method="platt", a=1.3, b=-0.7, questions=260, ece_before=0.1, ece_after=0.05, brier_before=0.2, brier_after=0.1
+    )
+    for probability in (0.0, 1e-6, 0.1, 0.5, 0.731, 0.99999, 1.0):
+        assert inference.calibrated(probability, fitted.model_dump()) == fitted.apply(probability)
+
+
+def test_below_the_threshold_the_package_abstains_and_says_what_it_withholds() -> None:
+    class Unsure:
+        def generate(self, prompts: list[str], **options: Any) -> list[tuple[str, float, int]]:
+            return [("Paris", 0.4, 2), ("Warsaw", 0.9, 2)]
+
+    model = inference.Answerer(
+        Unsure(), "{question}", 8, "v", {"a": 1.0, "b": 0.0, "clip": 1e-4, "threshold": 0.5}, UNANSWERABLE
+    )
+    given = inference.predict_fn(inference.input_fn('{"inputs": ["a", "b"]}'), model)["answers"]
+    assert given[0] == {
+        "answer": UNANSWERABLE,
+        "confidence": 0.4,
+        "token_probability": 0.4,
+        "tokens": 2,
+        "abstained": True,
+        "withheld": "Paris",
+    }
+    assert given[1]["answer"] == "Warsaw"
+    assert "abstained" not in given[1]
+
+
+def test_a_package_for_another_python_says_so(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    archive.unpack(tiny.store.path("package", tiny.build(config=LEAN).sha256) / ARCHIVE, tmp_path)
+    (tmp_path / "code" / "lib" / "cp27").mkdir(parents=True)
+    monkeypatch.setitem(__import__("sys").modules, "onnxruntime", None)
+    monkeypatch.delitem(__import__("sys").modules, "inference.engine_onnx", raising=False)
+    with pytest.raises(RuntimeError, match=r"carries them for \['cp27'\], and this is Python 3"):
+        inference.model_fn(str(tmp_path))
+
+
 def test_the_proof_asks_over_the_whole_evaluation() -> None:
     rows = [HeldOut(str(number), "", "", True) for number in range(100)]
-    chosen = spread(rows, PROOF_QUESTIONS, seed=0)
-    assert chosen == spread(rows, PROOF_QUESTIONS, seed=0)
+    chosen = spread(rows, 10, seed=0)
+    assert chosen == spread(rows, 10, seed=0)
     assert [int(row.question) // 10 for row in chosen] == list(range(10))
-    assert spread(rows, PROOF_QUESTIONS, seed=1) != chosen
+    assert spread(rows, 10, seed=1) != chosen
     assert spread(rows[:3], 10, seed=0) == rows[:3]
     assert spread([], 10, seed=0) == []
 

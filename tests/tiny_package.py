@@ -39,8 +39,10 @@ class Tiny(NamedTuple):
     model: ModelRef
     scores: Scores
 
-    def build(self, store: ArtifactStore | None = None) -> PackageRef:
-        return build_package(PackageConfig(), self.model, self.scores, self.dataset, store=store or self.store)
+    def build(self, store: ArtifactStore | None = None, config: PackageConfig | None = None) -> PackageRef:
+        return build_package(
+            config or PackageConfig(), self.model, self.scores, self.dataset, store=store or self.store
+        )
 
 
 _made: list[Tiny] = []
@@ -123,7 +125,7 @@ def write_scores(store: ArtifactStore, model_sha256: str, predictions: dict[str,
         in_scope = answer != UNANSWERABLE
         split = "test" if in_scope else "out_of_scope"
         line = {"split": split, "question": question, "answer": answer, "prediction": prediction, "in_scope": in_scope}
-        lines.append(line)
+        lines.append(line | {"confidence": 0.9})
     with store.new("scores") as draft:
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         (draft.folder / "predictions.jsonl").write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from typing import Any
 
 from pydantic import Field
@@ -53,6 +54,25 @@ def inference_image(region: str) -> str:
             f"there is no Hugging Face inference image for region {region!r} in the SageMaker SDK's table; set "
             "deploy.image to an image in that region's ECR, or choose another region"
         ) from error
+
+
+def container_python(image: str | None) -> str:
+    """Return the Python of a container image: that of the default image, or what the image's name says (``py312``).
+
+    Raises
+    ------
+    ConfigError
+        If the name of the image does not say it.
+    """
+    tag = IMAGE["py_version"] if image is None else image
+    found = re.search(r"py(3)(\d{1,2})(?!\d)", tag)
+    if found is None:
+        raise ConfigError(
+            f"the name of deploy.image {image!r} does not say which Python is in it, and the archive carries libraries "
+            "for one: set package.python, or package.carry_libraries to false where the image holds onnxruntime and "
+            "tokenizers itself"
+        )
+    return f"{found[1]}.{found[2]}"
 
 
 def plan_deployment(

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from askline.records import ApiRef, DatasetRef, EndpointRef, ModelRef, Scores, SmokeRef, SplitScores
+from askline.records import ApiRef, DatasetRef, EndpointRef, ModelRef, PackageRef, Scores, SmokeRef, SplitScores
 from askline.store import ArtifactStore
 from tasks.evaluation.predictions import read_predictions
 from tasks.packaging import calibration
 from tasks.packaging.held_out import read_held_out
-from tasks.reporting.words import percent
+from tasks.reporting.words import percent, size
 
 _MOST_WRONG_ANSWERS = 200
 #: Probabilities to abstain below, as examples.
@@ -121,6 +121,36 @@ def confidence(record: Scores, store: ArtifactStore) -> str:
             table(["abstain below", "answered", "of these right", "exact match", "out of scope recognised"], body),
         ]
     )
+
+
+def package(record: PackageRef) -> str:
+    """Return what was packed, how it answered, and what it needs."""
+    parts = [
+        f"## `model.tar.gz` ({record.engine} {record.quantisation})",
+        f"{size(record.size)}, {size(record.unpacked_size)} unpacked, {len(record.members)} files, "
+        f"sha256 `{record.archive_sha256}`",
+        *(f"- {note}" for note in (*record.passed_over, *record.notes)),
+    ]
+    if record.agreement:
+        found = record.agreement
+        rows = [
+            ["same answers", percent(found.same_answers), ""],
+            ["same tokens", percent(found.same_tokens), ""],
+            ["exact match", percent(found.exact_match), percent(found.exact_match_evaluated)],
+            ["token F1", percent(found.token_f1), percent(found.token_f1_evaluated)],
+        ]
+        parts += [f"### {found.questions} held-out questions", table(["", "package", "evaluation"], rows)]
+    if record.measured:
+        needed = record.measured
+        rows = [
+            ["load", f"{needed.load_seconds:.2f} s"],
+            ["first answer", f"{needed.first_answer_seconds:.3f} s"],
+            ["one answer, median and 95 of 100", f"{needed.answer_seconds:.3f} s, {needed.answer_seconds_p95:.3f} s"],
+            [f"{needed.batch_questions} questions together", f"{needed.batch_seconds:.3f} s"],
+            ["resident memory, loaded and at most", f"{needed.load_peak_mb:.0f} MiB, {needed.peak_mb:.0f} MiB"],
+        ]
+        parts += [f"### Measured on {needed.processor}", table(["", ""], rows)]
+    return "\n\n".join(parts)
 
 
 def curl(api: ApiRef, mlkey: str, question: str) -> str:

@@ -85,7 +85,12 @@ def _(record: HubRef) -> str:
 
 @words.register
 def _(record: PackageRef) -> str:
-    return f"model.tar.gz {size(record.size)}, proved in a clean process, sha256 {record.archive_sha256[:12]}"
+    proved = f", {percent(record.agreement.same_answers)} of its answers the evaluation's" if record.agreement else ""
+    slower = " (a faster one failed its gates, see the report)" if record.passed_over else ""
+    return (
+        f"model.tar.gz {size(record.size)}, {record.engine} {record.quantisation}{proved}{slower}, "
+        f"sha256 {record.archive_sha256[:12]}"
+    )
 
 
 @words.register

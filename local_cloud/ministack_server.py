@@ -78,12 +78,22 @@ class Saver:
 
 def main() -> None:
     """Serve until a signal ends it."""
+    save_as_it_changes()
+    server.main()
+
+
+def save_as_it_changes() -> None:
+    """Have MiniStack's state written after each change."""
+    try:
+        saver = Saver(server._build_persistence_save_dict, server.save_all)
+    except AttributeError as error:
+        # They are MiniStack's own affair and may go; without them all is well but for a kill -9.
+        log.warning("this MiniStack's state is written when it stops, and not before: %s", error)
+        return
     logging.getLogger("persistence").setLevel(logging.WARNING)  # else a line for each of dozens of files
-    saver = Saver(server._build_persistence_save_dict, server.save_all)
     server.save_all = saver.save
     server.app = saver.watching(server.app)
     threading.Thread(target=saver.run, name="saver", daemon=True).start()
-    server.main()
 
 
 if __name__ == "__main__":

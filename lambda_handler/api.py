@@ -10,11 +10,11 @@
 ``GET /health``                           whether the function runs and can read the registry
 ``GET /openapi.json``                     all of this for machines
 event ``{"MLKey": …, "question": …}``     the same body as the routes, for a direct invoke
+the same with ``"purpose": "keep-warm"``  the endpoint is asked, and nothing is counted or kept
 ========================================  =============================================================
 """
 
 import json
-import time
 from collections.abc import Callable
 from typing import Any, Final, cast
 
@@ -23,9 +23,11 @@ from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
 from lambda_handler import asking, gateway, metrics, model, question_log
+from lambda_handler.answering import Answering
+from lambda_handler.feedback import feedback_from_body
 from lambda_handler.problem import Problem
 from lambda_handler.registry import Registry
-from lambda_handler.waiting import Clock, Patience
+from lambda_handler.waiting import Clock
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
@@ -36,6 +38,8 @@ ALLOWED: Final = {
     "/openapi.json": "GET, HEAD",
     "/feedback": "POST",
 }
+#: The ``purpose`` of the event that the stack's schedule sends to keep an endpoint from going to sleep.
+KEEP_WARM: Final = "keep-warm"
 #: Seconds for which the OpenAPI document may be kept.
 DOCUMENT_MAX_AGE: Final = 300
 
@@ -66,58 +70,22 @@ def create_handler(
         How long a question waits for an endpoint that is starting.
     """
     app = APIGatewayRestResolver(debug=False)
-    time_of = clock or Clock()
-
-    def answer(asked: asking.Asked, request_id: str, context: Any) -> dict[str, object]:
-        patience = Patience.for_call(context, cold_seconds=cold_seconds, clock=time_of)
-        entry = registry.find(asked.mlkey)
-        started = time.perf_counter()
-        try:
-            reply = model.ask(
-                runtimes, endpoint=entry.endpoint, questions=asked.questions, patience=patience, logger=logger
-            )
-        finally:
-            seconds = time.perf_counter() - started
-            counts.add("ModelSeconds", seconds)
-            if patience.pauses:
-                counts.add("ColdWaits", patience.pauses)
-        version = reply.model_version or entry.model_version
-        abstained = sum(found.abstained is True for found in reply.answers)
-        counts.add("Answered", len(reply.answers))
-        if abstained:
-            counts.add("Abstained", abstained)
-        # The questions themselves are not logged: they may be personal.
-        logger.info(
-            "answered",
-            extra={
-                "mlkey": entry.mlkey,
-                "model_version": version,
-                "questions": len(asked.questions),
-                "question_characters": sum(map(len, asked.questions)),
-                "abstained": abstained,
-                "cold_waits": patience.pauses,
-                "seconds": round(seconds, 4),
-            },
-        )
-        questions.asked_together(
-            question_log.Asked(
-                request_id=request_id,
-                mlkey=entry.mlkey,
-                question=question,
-                answer=found.text,
-                confidence=found.confidence,
-                abstained=found.abstained is True,
-                model_version=version,
-                seconds=seconds,
-            )
-            for question, found in zip(asked.questions, reply.answers, strict=True)
-        )
-        answers = [found.members() for found in reply.answers]
-        about = {"MLKey": entry.mlkey, "model_version": version, "request_id": request_id}
-        return {"answers": answers, **about} if asked.is_batch else {**answers[0], **about}
+    answering = Answering(
+        runtimes=runtimes,
+        registry=registry,
+        questions=questions,
+        counts=counts,
+        logger=logger,
+        cold_seconds=cold_seconds,
+        clock=clock or Clock(),
+    )
 
     def request_id() -> str:
         return str(app.current_event["requestContext"]["requestId"])
+
+    def answered(asked: asking.Asked) -> Response[Any]:
+        body = answering.answer(asked, request_id=request_id(), context=app.lambda_context)
+        return gateway.json_response(200, body)
 
     @app.get("/")
     def ask_by_query_or_body() -> Response[Any]:
@@ -130,18 +98,17 @@ def create_handler(
             from lambda_handler import page
 
             return Response(status_code=200, content_type=gateway.HTML, body=page.html(), headers=dict(page.HEADERS))
-        return gateway.json_response(200, answer(asking.from_query(query), request_id(), app.lambda_context))
+        return answered(asking.from_query(query))
 
     @app.post("/")
     def ask_by_body() -> Response[Any]:
-        asked = asking.from_body(**_body(app.current_event))
-        return gateway.json_response(200, answer(asked, request_id(), app.lambda_context))
+        return answered(asking.from_body(**_body(app.current_event)))
 
     @app.post("/feedback")
     def feedback() -> Response[Any]:
         if not questions.enabled:
             raise Problem("unknown-path", "This API does not collect feedback.")
-        questions.feedback(question_log.feedback_from_body(**_body(app.current_event)))
+        questions.feedback(feedback_from_body(**_body(app.current_event)))
         return gateway.json_response(202, {"request_id": request_id()})
 
     @app.get("/models")
@@ -200,7 +167,10 @@ def create_handler(
         try:
             if request is not None:
                 return resolve(request, context)
-            return answer(asking.from_fields(event if isinstance(event, dict) else {}), correlation_id, context)
+            fields = event if isinstance(event, dict) else {}
+            if fields.get("purpose") == KEEP_WARM:
+                return answering.keep_warm(fields, request_id=correlation_id, context=context)
+            return answering.answer(asking.from_fields(fields), request_id=correlation_id, context=context)
         except Problem as problem:
             counts.add(metrics.of_problem(problem.kind))
             return problem.document(correlation_id)

@@ -82,6 +82,8 @@ class Answer:
     abstained: bool | None
     """Whether the package put its "I don't know" in place of an answer of too little confidence; None if it does not
     say."""
+    withheld: str | None = None
+    """What it would have said instead, where the package tells: for the question log, never for callers."""
 
     def members(self) -> dict[str, object]:
         """Return it as callers get it, without what the package does not give."""
@@ -175,30 +177,35 @@ def _problem(code: str) -> Problem:
 def _reply(body: bytes, count: int) -> Reply | None:
     """Read the package's JSON with ``count`` answers; None where it is not that.
 
-    ``{"answers": [{"answer": str, "confidence": float, "abstained": bool}], "model_version": str}``; only ``answer``
-    must be there.
+    ``{"answers": [{"answer": str, "confidence": float, "abstained": bool, "withheld": str}], "model_version": str}``;
+    only ``answer`` must be there. A package with bare answers gives one string, or a list of strings.
     """
     try:
         document = json.loads(body)
-        found = document["answers"][:count]
-        if len(found) != count:
-            return None
-        answers = tuple(map(_answer, found))
-        version = document.get("model_version")
+        if isinstance(document, dict):
+            answers, version = tuple(map(_answer, document["answers"][:count])), document.get("model_version")
+        else:
+            bare = [document] if isinstance(document, str) else document
+            answers, version = tuple(Answer(_text(text), None, None) for text in bare[:count]), None
     except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return None
-    return Reply(answers, version if isinstance(version, str) else None)
+    return Reply(answers, version if isinstance(version, str) else None) if len(answers) == count else None
 
 
 def _answer(item: dict[str, Any]) -> Answer:
-    text, confidence, abstained = item["answer"], item.get("confidence"), item.get("abstained")
-    if not isinstance(text, str):
-        raise TypeError("an answer is a string")
-    text.encode()  # halves of surrogate pairs cannot be sent on
+    confidence, abstained, withheld = (item.get(name) for name in ("confidence", "abstained", "withheld"))
     if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not math.isfinite(confidence):
         confidence = None
     return Answer(
-        text=text,
+        text=_text(item["answer"]),
         confidence=None if confidence is None else float(confidence),
         abstained=abstained if isinstance(abstained, bool) else None,
+        withheld=withheld if isinstance(withheld, str) else None,
     )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError("an answer is a string")
+    value.encode()  # halves of surrogate pairs cannot be sent on
+    return value

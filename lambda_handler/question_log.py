@@ -25,19 +25,8 @@ from typing import Any, Final, Literal, Protocol
 from aws_lambda_powertools import Logger
 from botocore.exceptions import BotoCoreError, ClientError, ConnectionClosedError
 
-from lambda_handler.feedback import Feedback, feedback_from_body
+from lambda_handler.feedback import Feedback
 from lambda_handler.problem import Problem
-
-__all__ = [
-    "LOST",
-    "Asked",
-    "Feedback",
-    "QuestionLog",
-    "Redaction",
-    "S3QuestionLog",
-    "feedback_from_body",
-    "from_environment",
-]
 
 Redaction = Literal["none", "personal", "text"]
 CHOICES: Final[tuple[Redaction, ...]] = ("none", "personal", "text")
@@ -66,6 +55,8 @@ class Asked:
     abstained: bool
     model_version: str | None
     seconds: float
+    withheld: str | None = None
+    """What the model would have said, where it abstained: not for callers, but for whoever labels the question."""
 
 
 class QuestionLog(Protocol):
@@ -74,20 +65,6 @@ class QuestionLog(Protocol):
     @property
     def enabled(self) -> bool:
         """Whether anything is written."""
-
-    def asked(
-        self,
-        *,
-        request_id: str,
-        mlkey: str,
-        question: str,
-        answer: str,
-        confidence: float | None,
-        abstained: bool,
-        model_version: str | None,
-        seconds: float,
-    ) -> None:
-        """Write one question down. Never raises."""
 
     def asked_together(self, batch: Iterable[Asked]) -> None:
         """Write the questions of one call, all of one MLKey, down in one object. Never raises."""
@@ -151,9 +128,6 @@ class _Off:
 
     enabled = False
 
-    def asked(self, **_: object) -> None:
-        """Forget it."""
-
     def asked_together(self, batch: Iterable[Asked]) -> None:
         """Forget them."""
 
@@ -203,23 +177,11 @@ class S3QuestionLog:
         self._clock = clock
         self._rests_until = float("-inf")
 
-    def asked(
-        self,
-        *,
-        request_id: str,
-        mlkey: str,
-        question: str,
-        answer: str,
-        confidence: float | None,
-        abstained: bool,
-        model_version: str | None,
-        seconds: float,
-    ) -> None:
-        """Write one question down. Never raises; what is lost is a line :data:`LOST` in the function's log."""
-        self.asked_together([Asked(request_id, mlkey, question, answer, confidence, abstained, model_version, seconds)])
-
     def asked_together(self, batch: Iterable[Asked]) -> None:
-        """Write the questions of one call down, in one object. Never raises."""
+        """Write the questions of one call down, in one object.
+
+        Never raises; what is lost is a line :data:`LOST` in the function's log.
+        """
         together: list[Asked] = []
         try:
             together.extend(batch)
@@ -228,7 +190,9 @@ class S3QuestionLog:
             if self._clock() < self._rests_until:
                 self._lose(together, "S3 failed a moment ago")
                 return
-            self._put("asked", together[0].mlkey, [self._question(asked) for asked in together])
+            self._put(
+                "asked", together[0].mlkey, [self._question(index, asked) for index, asked in enumerate(together)]
+            )
         except Exception as error:  # noqa: BLE001 - an answer is worth more than its log
             self._rests_until = self._clock() + REST_SECONDS
             self._lose(together, _reason(error))
@@ -271,13 +235,17 @@ class S3QuestionLog:
             # The kept connection died while Lambda slept; that shows at once, and a new one is opened.
             self._s3.put_object(**request)
 
-    def _question(self, asked: Asked) -> dict[str, object]:
+    def _question(self, index: int, asked: Asked) -> dict[str, object]:
         texts, replaced = self._texts(question=asked.question, answer=asked.answer)
+        # Its replacements do not count: whoever trains on question and answer need not mind them.
+        withheld, _ = self._texts(withheld=asked.withheld)
         return {
             "request_id": asked.request_id,
+            "index": index,
             "mlkey": asked.mlkey,
             "model_version": asked.model_version,
             **texts,
+            **withheld,
             "confidence": asked.confidence,
             "abstained": asked.abstained,
             "seconds": round(asked.seconds, 4),
@@ -289,6 +257,7 @@ class S3QuestionLog:
         texts, replaced = self._texts(answer=feedback.answer, comment=feedback.comment)
         return {
             "request_id": feedback.request_id,
+            "index": feedback.index,
             "mlkey": feedback.mlkey,
             "verdict": feedback.verdict,
             **texts,

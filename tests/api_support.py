@@ -102,9 +102,6 @@ class Questions:
     logged: list[Asked] = field(default_factory=list)
     verdicts: list[Feedback] = field(default_factory=list)
 
-    def asked(self, **_: Any) -> None:
-        raise AssertionError("the API writes the questions of a call together")
-
     def asked_together(self, batch: Iterable[Asked]) -> None:
         self.logged.extend(batch)
 

@@ -1,5 +1,7 @@
 import base64
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +30,7 @@ from botocore.exceptions import (
 
 from lambda_handler import gateway, metrics, page
 from lambda_handler.api import create_handler
-from lambda_handler.asking import MAX_BODY_BYTES
+from lambda_handler.body import MAX_BYTES
 from lambda_handler.model import FixedRuntimes
 from lambda_handler.registry import Registry
 
@@ -175,7 +177,7 @@ def test_what_is_no_question_goes_nowhere(api: Api, mlkey: Any, question: Any) -
         ({"method": "POST", "body": base64.b64encode(b"\xff\xfe").decode(), "is_base64": True}, 400),
         ({"query": {"MLKey": ["biography", "other"], "question": ["Who?"]}}, 400),
         ({"query": {"MLKey": ["biography"]}, "body": ASKED}, 400),
-        ({"method": "POST", "body": {**ASKED, "padding": "x" * MAX_BODY_BYTES}}, 413),
+        ({"method": "POST", "body": {**ASKED, "padding": "x" * MAX_BYTES}}, 413),
         ({"method": "POST", "body": ASKED, "headers": {"Content-Type": "application/x-www-form-urlencoded"}}, 415),
         ({"method": "POST", "body": ASKED, "headers": {"content-type": "text/plain"}}, 415),
         ({"method": "POST", "body": ASKED, "headers": {"content-type": "application/json; charset=utf-16"}}, 415),
@@ -224,6 +226,13 @@ def test_an_unknown_mlkey_is_404(api: Api) -> None:
         ({"answers": [{"answer": b"x".hex(), "confidence": 1}, 3], "model_version": 7}, 200),
         ({"answers": ["text"]}, 502),
         ({"answers": [{"answer": "\ud800"}]}, 502),
+        ("\ud800", 502),
+        (b"7", 502),
+        (b"null", 502),
+        (b"[7]", 502),
+        (b"true", 502),
+        ({"answers": "text"}, 502),
+        ({"answers": {"answer": "text"}}, 502),
         (b"[" * 100_000, 502),
     ],
 )
@@ -395,6 +404,92 @@ def test_an_abstention_is_passed_on(api: Api) -> None:
     assert api.counts.flushed[-1]["Abstained"] == api.counts.flushed[-1]["Answered"] == 1
 
 
+def test_what_the_model_withholds_is_for_the_question_log_alone(api: Api) -> None:
+    abstention = {"answer": "Unknown.", "confidence": 0.1, "abstained": True, "withheld": "the capital of Peru"}
+    api.runtime.reply = {"answers": [abstention, {"answer": "maths!", "confidence": 0.9, "withheld": 7}]}
+    batch = {"MLKey": "biography", "questions": ["Who?", "What?"]}
+
+    bodies = [api(event) for event in (rest_event("POST", body=batch), dict(batch), rest_event(body=ASKED))]
+
+    assert "Unknown." in str(bodies[0])
+    assert "withheld" not in str(bodies)
+    assert "Peru" not in str(bodies)
+    assert [logged.withheld for logged in api.log.logged[:2]] == ["the capital of Peru", None]
+
+
+@pytest.mark.parametrize(
+    ("reply", "questions", "answers"),
+    [
+        ("maths!", ["Who?"], ["maths!"]),
+        ("", ["Who?"], [""]),
+        (b'["maths!"]', ["Who?"], ["maths!"]),
+        (b'["maths!", "Peru"]', ["Who?", "Where?"], ["maths!", "Peru"]),
+        ("maths!", ["Who?", "Where?"], None),
+        (b'["maths!"]', ["Who?", "Where?"], None),
+        (b'["maths!", {"answer": "Peru"}]', ["Who?", "Where?"], None),
+        (b"[]", ["Who?"], None),
+    ],
+)
+def test_a_package_with_bare_answers_is_understood(
+    api: Api, reply: Any, questions: list[str], answers: list[str] | None
+) -> None:
+    api.runtime.reply = reply
+
+    status, body, _ = api.send("POST", body={"MLKey": "biography", "questions": questions})
+
+    assert status == (502 if answers is None else 200)
+    assert body.get("answers") == (answers and [{"answer": answer} for answer in answers])
+    assert answers is None or body["model_version"] == "m-1"
+
+
+KEEP_WARM = {"MLKey": "biography", "question": "Are you awake?", "purpose": "keep-warm"}
+
+
+def test_keeping_warm_asks_and_leaves_no_trace(api: Api) -> None:
+    api.runtime.reply = [aws_error("ModelNotReadyException"), Runtime().reply]
+
+    assert api(dict(KEEP_WARM)) == {"purpose": "keep-warm", "MLKey": "biography", "request_id": "lambda-request"}
+    assert api.questions == ["Are you awake?"] * 2
+    assert api.runtime.asked[1]["EndpointName"] == ENDPOINT
+    assert api.log.logged == []
+    assert api.counts.flushed == [{}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"), [({"MLKey": "nobody"}, 404), ({"MLKey": "a/b"}, 400), ({"question": None}, 400), ({}, 503)]
+)
+def test_a_model_that_cannot_be_kept_warm_is_not_counted_either(api: Api, changes: dict[str, Any], status: int) -> None:
+    api.runtime.reply = aws_error("ValidationError")
+
+    problem = api({**KEEP_WARM, **changes})
+
+    assert (problem["status"], problem["request_id"]) == (status, "lambda-request")
+    assert api.counts.flushed == [{}]
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        *({**KEEP_WARM, "purpose": purpose} for purpose in ("warm", "", None, 7, ["keep-warm"])),
+        # Whoever calls through the gateway asks a question, whatever they call it.
+        rest_event("POST", body=KEEP_WARM),
+        rest_event(query={name: [value] for name, value in KEEP_WARM.items()}),
+    ],
+)
+def test_any_other_purpose_is_a_question_like_any(api: Api, event: dict[str, Any]) -> None:
+    assert "maths!" in str(api(event))
+    assert [logged.question for logged in api.log.logged] == ["Are you awake?"]
+    assert api.counts.flushed[0]["Answered"] == 1
+
+
+def test_the_template_sends_what_the_handler_takes_for_keeping_warm() -> None:
+    from deployments import __file__ as deployments
+
+    template = Path(deployments).with_name("api.yaml").read_text(encoding="utf-8")
+    (event,) = re.findall(r"Input: !Sub '(.*keep-warm.*)'", template)
+    assert json.loads(event.replace("${KeepWarmMLKey}", "biography")) == KEEP_WARM
+
+
 def test_a_starting_endpoint_is_waited_for(api: Api) -> None:
     api.runtime.reply = [aws_error("ModelNotReadyException"), aws_error("ServiceUnavailable"), Runtime().reply]
 
@@ -557,12 +652,28 @@ def test_a_head_is_a_get_without_its_body(api: Api, path: str) -> None:
 
 def test_feedback_is_written_down(api: Api) -> None:
     about = {"request_id": "r-1", "MLKey": "biography", "verdict": "down", "comment": "No.", "answer": "Physics"}
+    about["index"] = 1
 
     status, body, _ = api.send("POST", "/feedback", body=about)
 
     assert (status, body) == (202, {"request_id": "gateway-request"})
     (verdict,) = api.log.verdicts
-    assert (verdict.request_id, verdict.verdict, verdict.answer) == ("r-1", "down", "Physics")
+    assert (verdict.request_id, verdict.index, verdict.verdict, verdict.answer) == ("r-1", 1, "down", "Physics")
+
+
+@pytest.mark.parametrize(
+    ("index", "status"),
+    [(None, 202), (0, 202), (15, 202), (2.0, 202)]
+    + [(bad, 400) for bad in (-1, 16, 1.5, True, "1", [1], {}, 10**400, float("inf"), float("nan"))],
+)
+def test_a_verdict_names_a_question_of_a_list_by_its_place(api: Api, index: Any, status: int) -> None:
+    about = {"request_id": "r-1", "MLKey": "biography", "verdict": "up", "index": index}
+
+    found, body, _ = api.send("POST", "/feedback", body=about)
+
+    assert found == status
+    assert status == 202 or "index must be a whole number from 0 to 15" in body["detail"]
+    assert [verdict.index for verdict in api.log.verdicts] == ([index] if status == 202 else [])
 
 
 def test_feedback_nobody_collects_is_404(api: Api) -> None:

@@ -20,7 +20,7 @@ from openapi_spec_validator import validate
 from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.records import Target
-from lambda_handler import api, asking, feedback, metrics, openapi, problem
+from lambda_handler import api, asking, body, feedback, fields, metrics, openapi, problem
 from tasks import registry
 from tasks.aws.api_call import dialable
 from tasks.deploy_api import deploy_api
@@ -55,18 +55,19 @@ def test_every_route_is_described_and_no_other() -> None:
 
 def test_the_limits_are_the_codes_own() -> None:
     mlkey, question = SCHEMAS["MLKey"], SCHEMAS["Question"]
-    assert mlkey["pattern"] == f"^{asking.MLKEY.pattern}$"
-    assert mlkey["maxLength"] == asking.MAX_MLKEY_CHARACTERS
+    assert mlkey["pattern"] == f"^{fields.MLKEY.pattern}$"
+    assert mlkey["maxLength"] == fields.MAX_MLKEY_CHARACTERS
     assert question["pattern"] == asking.QUESTION.pattern
     assert question["maxLength"] == asking.MAX_QUESTION_CHARACTERS
     for schema, name in (("AskBatch", "questions"), ("BatchAnswer", "answers")):
         assert SCHEMAS[schema]["properties"][name]["maxItems"] == asking.MAX_QUESTIONS
     verdict = SCHEMAS["Feedback"]["properties"]
+    assert (verdict["index"]["minimum"], verdict["index"]["maximum"]) == (0, asking.MAX_QUESTIONS - 1)
     assert verdict["comment"]["maxLength"] == feedback.MAX_COMMENT_CHARACTERS
     assert verdict["answer"]["maxLength"] == feedback.MAX_ANSWER_CHARACTERS
-    assert verdict["comment"]["pattern"] == verdict["answer"]["pattern"] == asking.TEXT.pattern
+    assert verdict["comment"]["pattern"] == verdict["answer"]["pattern"] == fields.TEXT.pattern
     assert verdict["request_id"]["pattern"] == f"^{feedback.REQUEST_ID.pattern}$"
-    limit = f"{asking.MAX_BODY_BYTES:,} bytes"
+    limit = f"{body.MAX_BYTES:,} bytes"
     assert limit in DOCUMENT["components"]["responses"]["TooLarge"]["description"]
     for path in ("/", "/feedback"):
         assert limit in DOCUMENT["paths"][path]["post"]["requestBody"]["description"]

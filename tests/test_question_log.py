@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,7 +34,7 @@ from lambda_handler.redaction import redact
 
 PLACE = {"ASKLINE_QUESTION_LOG": "s3://bucket/some/prefix", "ASKLINE_QUESTION_LOG_REDACT": "none"}
 ASKED = Asked("request-1", "biography", "Wo wurde sie geboren? 🌍", "Köln", 0.75, False, "m-1", 0.123456)
-VERDICT = Feedback("request-1", "biography", "down", comment="See page 3.", answer="Ulm")
+VERDICT = Feedback("request-1", "biography", "down", comment="See page 3.", answer="Ulm", index=2)
 
 
 class Heard(Logger):
@@ -96,16 +96,7 @@ def new_log(
 
 def test_a_question_becomes_one_object_with_one_line() -> None:
     s3 = S3()
-    new_log(s3).asked(
-        request_id="request-1",
-        mlkey="biography",
-        question=ASKED.question,
-        answer=ASKED.answer,
-        confidence=0.75,
-        abstained=False,
-        model_version="m-1",
-        seconds=0.123456,
-    )
+    new_log(s3).asked_together([ASKED])
     (put,) = s3.puts
     assert put["Bucket"] == "bucket"
     assert put["ContentType"] == "application/x-ndjson"
@@ -115,12 +106,15 @@ def test_a_question_becomes_one_object_with_one_line() -> None:
         {
             "at": "2026-05-01T23:59:58.123Z",
             "request_id": "request-1",
+            "index": 0,
             "mlkey": "biography",
             "model_version": "m-1",
             "question": "Wo wurde sie geboren? 🌍",
             "question_characters": 23,
             "answer": "Köln",
             "answer_characters": 4,
+            "withheld": None,
+            "withheld_characters": None,
             "confidence": 0.75,
             "abstained": False,
             "seconds": 0.1235,
@@ -137,7 +131,22 @@ def test_the_questions_of_one_call_share_an_object_and_no_two_calls_do() -> None
     log.asked_together(iter([ASKED]))
     log.asked_together([])
     assert [put["Body"].count(b"\n") for put in s3.puts] == [2, 1]
+    assert [line["index"] for line in s3.lines] == [0, 1, 0]
     assert len({put["Key"] for put in s3.puts}) == 2
+
+
+def test_what_the_model_withheld_is_kept_and_redacted_like_any_text() -> None:
+    s3 = S3()
+    asked = replace(ASKED, answer="I don't know.", abstained=True, withheld="030 1234567")
+    for redaction in ("none", "personal", "text"):
+        new_log(s3, redaction=redaction).asked_together([asked])
+    assert [(line["withheld"], line["withheld_characters"]) for line in s3.lines] == [
+        ("030 1234567", 11),
+        ("[number]", 11),
+        (None, 11),
+    ]
+    # What is left out of it changes neither question nor answer, which is what `replaced` speaks of.
+    assert [line["replaced"] for line in s3.lines] == [0, 0, 0]
 
 
 def test_a_verdict_lies_beside_the_questions() -> None:
@@ -145,8 +154,9 @@ def test_a_verdict_lies_beside_the_questions() -> None:
     new_log(s3).feedback(VERDICT)
     assert s3.puts[0]["Key"].startswith("some/prefix/feedback/mlkey=biography/date=2026-05-01/")
     (line,) = s3.lines
-    assert {name: line[name] for name in ("request_id", "verdict", "answer", "comment")} == {
+    assert {name: line[name] for name in ("request_id", "index", "verdict", "answer", "comment")} == {
         "request_id": "request-1",
+        "index": 2,
         "verdict": "down",
         "answer": "Ulm",
         "comment": "See page 3.",
@@ -254,7 +264,6 @@ def test_it_is_off_unless_a_place_is_named(place: str) -> None:
     log: QuestionLog = from_environment(nobody_asks, {"ASKLINE_QUESTION_LOG": place}, logger=logger)
     assert not log.enabled
     log.asked_together([ASKED])
-    log.asked(**{name: getattr(ASKED, name) for name in ASKED.__slots__})
     with pytest.raises(Problem) as caught:
         log.feedback(VERDICT)
     assert caught.value.kind == "unknown-path"

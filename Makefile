@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 STATE  ?= .askline
 
-.PHONY: run test check format stop clean help
+.PHONY: run test check audit format stop clean help
 
 run: $(READY)  ## run the whole pipeline, then leave the API up to be tried; ARGS="--option value" for options
 	@$(BIN)/python -m flows.full_pipeline --state-dir $(STATE) $(ARGS)
@@ -22,6 +22,10 @@ check: $(READY)  ## lint, format, types, import rules, CloudFormation
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/cfn-lint deployments/api.yaml
 
+audit:  ## check the CloudFormation template with checkov, in an environment of its own
+	@test -x .audit/bin/checkov || { $(PYTHON) -m venv .audit && .audit/bin/python -m pip install --quiet --disable-pip-version-check 'checkov==3.3.*'; }
+	@.audit/bin/checkov --file deployments/api.yaml --framework cloudformation --compact --quiet --skip-download
+
 format: $(READY)  ## format the code and mend what ruff can mend
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
@@ -30,7 +34,7 @@ stop:  ## stop the embedded cloud
 	@test ! -x $(BIN)/python || $(BIN)/python -m local_cloud down --state-dir $(STATE)
 
 clean: stop  ## stop the embedded cloud and delete its state, the artifacts and the virtual environment
-	rm -rf $(STATE) $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(STATE) $(VENV) .audit .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 10

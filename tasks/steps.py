@@ -227,6 +227,7 @@ def deploy_api(config: ApiConfig, upload: UploadRef, deploy: DeployConfig, run: 
         prefix="api",
         target=run.target,
         tags=deploy.tags,
+        mlkey=deploy.mlkey,
         progress=progress_of("deploy-api"),
     )
 

@@ -54,20 +54,26 @@ class OnnxEngine:
     ) -> None:
         try:
             generation = json.loads((folder / "generation_config.json").read_text(encoding="utf-8"))
-            self._start, self._end = generation["decoder_start_token_id"], generation["eos_token_id"]
+            self._start, self._end = int(generation["decoder_start_token_id"]), int(generation["eos_token_id"])
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             self._encoder = _session(folder / "encoder.onnx", threads)
             self._decoder = _session(folder / "decoder.onnx", threads)
+            caches = [item for item in self._decoder.get_inputs() if item.name.startswith("past_key_")]
+            self._heads, self._head_size = int(caches[0].shape[1]), int(caches[0].shape[3])
+            self._vocabulary = int(self._decoder.get_outputs()[0].shape[1])
         except Exception as error:  # ONNX Runtime and tokenizers raise types of their own
             raise RuntimeError(f"{folder} does not hold a whole ONNX package: {error}") from error
+        pieces = self._tokenizer.get_vocab_size()
+        if pieces > self._vocabulary:
+            raise RuntimeError(
+                f"{folder} holds the tokenizer of another model: it has {pieces} pieces, and the graphs know "
+                f"{self._vocabulary}"
+            )
         self._tokenizer.no_padding()
         self._tokenizer.enable_truncation(max_source_tokens)
         self._max_target_tokens = max_target_tokens
         self._batch_bytes = batch_bytes
-        caches = [item for item in self._decoder.get_inputs() if item.name.startswith("past_key_")]
         self._layers = len(caches)
-        self._heads, self._head_size = int(caches[0].shape[1]), int(caches[0].shape[3])
-        self._vocabulary = int(self._decoder.get_outputs()[0].shape[1])
 
     def generate(
         self,
@@ -82,11 +88,12 @@ class OnnxEngine:
         """Return for each prompt, in order: the answer, exp(mean token log-probability), and its number of tokens.
 
         Greedy by default; ``num_beams`` above 1 is beam search (no length penalty but the mean), and a ``temperature``
-        above 0 draws from the ``top_p`` most likely tokens.
+        above 0 draws from the most likely tokens that together reach a probability of ``top_p``. Each prompt has
+        chances of its own, by the seed and its place, so that no other prompt changes what is drawn for it.
         """
         tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
         order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
-        chance = np.random.default_rng(seed) if temperature > 0 else None
+        chances = [np.random.default_rng([seed, index]) for index in range(len(prompts))] if temperature > 0 else []
         found: list[tuple[str, float, int]] = [("", 0.0, 0)] * len(prompts)
         start = 0
         while start < len(order):
@@ -96,7 +103,9 @@ class OnnxEngine:
             if num_beams > 1:
                 answers = decoding.beam_search(num_beams)
             else:
-                answers = decoding.token_by_token(temperature, top_p, chance)
+                answers = decoding.token_by_token(
+                    temperature, top_p, [chances[index] for index in batch] if chances else []
+                )
             for index, (ids, log_probability) in zip(batch, answers, strict=True):
                 text = self._tokenizer.decode(ids, skip_special_tokens=True)
                 found[index] = (text.strip(), float(np.exp(min(log_probability, 0.0))), len(ids))
@@ -172,18 +181,18 @@ class _Decoding:
         self._length[0] = number
         self._engine._decoder.run_with_iobinding(self._binding)
 
-    def token_by_token(self, temperature: float, top_p: float, chance: Any) -> list[tuple[list[int], float]]:
-        """Return the tokens of each row, and their mean log-probability; the most likely, or drawn by ``chance``."""
+    def token_by_token(self, temperature: float, top_p: float, chances: Sequence[Any]) -> list[tuple[list[int], float]]:
+        """Return the tokens of each row, and their mean log-probability; the most likely, or drawn by ``chances``."""
         engine = self._engine
         ids: list[list[int]] = [[] for _ in self._mask]
         total = np.zeros(len(ids))
         active = np.arange(len(ids))
-        if chance is not None:
+        if chances:
             self._take(active, with_logits=True)
         for number in range(self._max_new_tokens):
             self._step(number)
-            if chance is not None:
-                self._draw(temperature, top_p, chance)
+            if chances:
+                self._draw(temperature, top_p, [chances[int(row)] for row in active])
             running = np.ones(len(active), bool)
             for place, row in enumerate(active):
                 if ids[row] and ids[row][-1] == engine._end:
@@ -198,14 +207,15 @@ class _Decoding:
                 kept = np.flatnonzero(running)
                 token = self._token[kept].copy()
                 active = active[kept]
-                self._take(kept, with_logits=chance is not None)
+                self._take(kept, with_logits=bool(chances))
                 self._token[:] = token
         return [(own, float(log) / len(own)) for own, log in zip(ids, total, strict=True)]
 
-    def _draw(self, temperature: float, top_p: float, chance: Any) -> None:
+    def _draw(self, temperature: float, top_p: float, chances: Sequence[Any]) -> None:
         logs = _log_softmax(self._logits.astype(np.float64))
-        for row, own in enumerate(logs):
-            sharp = _log_softmax(own / temperature)
+        for row, (own, chance) in enumerate(zip(logs, chances, strict=True)):
+            with np.errstate(over="ignore"):  # the coldest temperatures leave only the most likely
+                sharp = _log_softmax((own - own.max()) / temperature)
             likely = np.argsort(-sharp, kind="stable")
             probability = np.exp(sharp[likely])
             kept = int(np.searchsorted(np.cumsum(probability), top_p)) + 1
@@ -219,8 +229,9 @@ class _Decoding:
     def beam_search(self, beams: int) -> list[tuple[list[int], float]]:
         """Return the best of ``beams`` sequences by mean token log-probability.
 
-        A sentence stops when none of its unfinished sequences could still become the best of all: their scores only
-        fall. This is what transformers does with a length penalty of 1 and without early stopping.
+        A sentence stops once it has ``beams`` finished sequences and the best unfinished one, by its mean so far, is no
+        better than the worst of them. This is what transformers does with a length penalty of 1 and without early
+        stopping.
         """
         end, batch = self._engine._end, len(self._mask) // beams
         scores = np.full((batch, beams), _NEVER, np.float64)

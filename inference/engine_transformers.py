@@ -12,10 +12,12 @@ from typing import Any
 #: The scores of a generated batch take rows × beams × tokens × vocabulary × 4 bytes, and about three times that while
 #: the confidence is computed; larger batches are decoded in parts.
 SCORE_BYTES = 64 * 2**20
+#: Logits are divided by the temperature in float32, and must stay finite.
+COLDEST = 1e-4
 
 
 class TransformersEngine:
-    """The checkpoint through transformers, in fp32, without sampling.
+    """The checkpoint through transformers, in fp32.
 
     Parameters
     ----------
@@ -56,15 +58,15 @@ class TransformersEngine:
     ) -> list[tuple[str, float, int]]:
         """Return for each prompt, in order: the answer, exp(mean token log-probability), and its number of tokens.
 
-        Greedy by default; ``num_beams`` above 1 is beam search, and a ``temperature`` above 0 draws from the ``top_p``
-        most likely tokens.
+        Greedy by default; ``num_beams`` above 1 is beam search, and a ``temperature`` above 0 draws from the most
+        likely tokens that together reach a probability of ``top_p``; the seed is that of the whole call.
         """
         import torch
 
         options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
         if temperature > 0:
             torch.manual_seed(seed)
-            options |= {"do_sample": True, "temperature": temperature, "top_p": top_p, "top_k": 0}
+            options |= {"do_sample": True, "temperature": max(temperature, COLDEST), "top_p": top_p, "top_k": 0}
         tokens = self._tokenizer(list(prompts), truncation=True, max_length=self._max_source_tokens)["input_ids"]
         rows = max(1, self._score_bytes // (num_beams * max_new_tokens * self._model.config.vocab_size * 4))
         answers = [("", 0.0, 0)] * len(prompts)

@@ -11,12 +11,14 @@ order of the questions. A request that cannot be answered raises :class:`ValueEr
 """
 
 import csv
+import hashlib
 import importlib
 import io
 import json
 import math
 import os
 import re
+import reprlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -38,10 +40,18 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
 }
 _FRACTIONS = ("temperature", "top_p")
+CSV_HEADINGS = ("question", "inputs")
 #: Environment variables with the number of threads that the engine may use; the second is the name of old.
 THREADS = ("ASKLINE_THREADS", "ASKLINE_TORCH_THREADS")
+MAX_THREADS = 256
 #: A smaller network is slower on several threads than on one: they wait for each other longer than they compute.
 ONE_THREAD_PARAMETERS = 20_000_000
+#: Files at the archive's root of up to so many bytes are compared with the manifest while loading, in milliseconds. For
+#: larger weights that would take longer than mapping them; there ONNX Runtime looks at the length.
+CHECKED_BYTES = 16 * 2**20
+#: How a value that is refused is shown: cut, however long or deep it is.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
 
 
 class Engine(Protocol):
@@ -90,21 +100,24 @@ def model_fn(model_dir: str, context: object = None) -> Answerer:
     Raises
     ------
     RuntimeError
-        If the manifest is missing or lacks a field, or the engine's files or libraries are not there.
+        If the manifest is missing or lacks a field, a file is not the packed one, or the engine's libraries are not
+        there.
     """
     folder = Path(model_dir)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         prompt, source, target = manifest["prompt"], manifest["max_source_tokens"], manifest["max_target_tokens"]
-        build = ENGINES[manifest.get("engine", "transformers")]
+        build, parameters = ENGINES[manifest.get("engine", "transformers")], int(manifest.get("parameters") or 0)
+        files = dict(manifest.get("files") or {})
     except FileNotFoundError as error:
         raise RuntimeError(
             f"{folder} holds no {MANIFEST}: the archive's files must lie at its root, not in a folder"
         ) from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise RuntimeError(f"{MANIFEST} is damaged or of another version: {error!r}") from error
+    _check_files(folder, files)
     return Answerer(
-        engine=build(folder, source, target, _threads(int(manifest.get("parameters") or 0))),
+        engine=build(folder, source, target, _threads(parameters)),
         prompt=prompt,
         max_target_tokens=target,
         model_version=str(manifest.get("model_version", "unknown")),
@@ -130,7 +143,7 @@ def input_fn(data: str | bytes | bytearray, content_type: str | None = "applicat
     if kind == "text/plain":
         return Request(questions=(_question(text),))
     if kind == "text/csv":
-        return Request(questions=_questions(_first_column(text)))
+        return Request(questions=_questions(_question_column(text)))
     if kind != "application/json":
         raise ValueError(f"content type {kind!r} is not supported: send application/json, text/csv or text/plain")
     try:
@@ -141,7 +154,7 @@ def input_fn(data: str | bytes | bytearray, content_type: str | None = "applicat
         raise ValueError('expected a JSON object with "inputs": a question, or a list of questions')
     unknown = sorted(set(body) - {"inputs", "parameters"})
     if unknown:
-        raise ValueError(f'unknown field {unknown[0]!r}: expected "inputs" and, optionally, "parameters"')
+        raise ValueError(f'unknown field {_SHORT.repr(unknown[0])}: expected "inputs" and, optionally, "parameters"')
     inputs = body["inputs"] if isinstance(body["inputs"], list) else [body["inputs"]]
     return Request(questions=_questions(inputs), parameters=_parameters(body.get("parameters")))
 
@@ -219,9 +232,13 @@ def calibrated(probability: float, calibration: Mapping[str, Any]) -> float:
 
 def _question(value: object) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"a question must be a text that is not blank, not {str(value)[:80]!r}")
+        raise ValueError(f"a question must be a text that is not blank, not {_SHORT.repr(value)}")
     if len(value) > MAX_CHARACTERS:
         raise ValueError(f"a question has {len(value)} characters: expected at most {MAX_CHARACTERS}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a question holds half of a surrogate pair, which is no character: {error}") from error
     return value.strip()
 
 
@@ -231,15 +248,23 @@ def _questions(values: Sequence[object]) -> tuple[str, ...]:
     return tuple(_question(item) for item in values)
 
 
-def _first_column(text: str) -> list[str]:
-    """Return the questions of a CSV: its first column, without a header that says ``question`` or ``inputs``."""
+def _question_column(text: str) -> list[str]:
+    """Return the questions of a CSV: its only column or, of several, the one headed ``question`` or ``inputs``."""
     try:
-        rows = [row for row in csv.reader(io.StringIO(text), strict=True) if row]
+        rows = [row for row in csv.reader(io.StringIO(text, newline=""), strict=True) if row]
     except csv.Error as error:
         raise ValueError(f"the request body is not CSV ({error}): expected one question to a line") from error
-    if rows and rows[0][0].strip().lower() in ("question", "inputs"):
+    headings = [cell.strip().lower() for cell in rows[0]] if rows else []
+    place = next((place for place, heading in enumerate(headings) if heading in CSV_HEADINGS), None)
+    if place is not None:
         rows = rows[1:]
-    return [row[0] for row in rows]
+    for number, row in enumerate(rows, start=1):
+        if len(row) != (1 if place is None else len(headings)):
+            raise ValueError(
+                f"question {number} of the CSV stands in a line of {len(row)} columns: put it in double quotes if it "
+                f"holds a comma, or head its column with {' or '.join(map(repr, CSV_HEADINGS))}"
+            )
+    return [row[place or 0] for row in rows]
 
 
 def _parameters(value: object) -> dict[str, Any]:
@@ -249,12 +274,12 @@ def _parameters(value: object) -> dict[str, Any]:
         raise ValueError(f'"parameters" must be an object with any of {", ".join(BOUNDS)}')
     for name, given in value.items():
         if name not in BOUNDS:
-            raise ValueError(f"unknown parameter {name!r}: expected any of {', '.join(BOUNDS)}")
+            raise ValueError(f"unknown parameter {_SHORT.repr(name)}: expected any of {', '.join(BOUNDS)}")
         low, high = BOUNDS[name]
         number = isinstance(given, int | float) if name in _FRACTIONS else isinstance(given, int)
         if isinstance(given, bool) or not number or not low <= given <= high:
             kind = "number" if name in _FRACTIONS else "whole number"
-            raise ValueError(f"{name} is {given!r}: expected a {kind} from {low} to {high}")
+            raise ValueError(f"{name} is {_SHORT.repr(given)}: expected a {kind} from {low} to {high}")
     if value.get("num_beams", 1) > 1 and value.get("temperature", 0) > 0:
         raise ValueError("num_beams above 1 and a temperature above 0 exclude each other: search, or draw")
     return value
@@ -267,12 +292,26 @@ def _without_first_version_suffix(question: str) -> str:
 
 def _threads(parameters: int) -> int:
     for name in THREADS:
-        if os.environ.get(name):
-            return max(1, int(os.environ[name]))
+        given = os.environ.get(name, "").strip()
+        if given:
+            if not given.isdecimal() or not 1 <= int(given) <= MAX_THREADS:
+                raise RuntimeError(f"{name} is {given!r}: expected a whole number from 1 to {MAX_THREADS}")
+            return int(given)
     if 0 < parameters < ONE_THREAD_PARAMETERS:
         return 1
     # The processors that this process may use, where the system tells; a container often has fewer than the machine.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_files(folder: Path, sha256: Mapping[str, str]) -> None:
+    for name, expected in sha256.items():
+        if "/" in name:  # the code and its libraries: Python says what is wrong with these
+            continue
+        path = folder / name
+        if not path.is_file():
+            raise RuntimeError(f"{path} is missing: the archive was not unpacked whole")
+        if path.stat().st_size <= CHECKED_BYTES and hashlib.sha256(path.read_bytes()).hexdigest() != expected:
+            raise RuntimeError(f"{path} is not the one that was packed (its sha256 differs): unpack the archive again")
 
 
 def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads: int) -> Engine:
@@ -288,7 +327,7 @@ def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads:
         there = sorted(path.name for path in carried.parent.glob("cp*")) or "none"
         raise RuntimeError(
             f"the engine's libraries cannot be imported: {error}. The archive carries them for {there}, and this is "
-            f"Python {sys.version_info.major}.{sys.version_info.minor}; package the model for it (package.pythons)"
+            f"Python {sys.version_info.major}.{sys.version_info.minor}; package the model for it (package.python)"
         ) from error
     finally:
         sys.path.remove(str(carried))

@@ -178,7 +178,7 @@ def write_graphs(checkpoint: Path, folder: Path, *, int8: bool, max_source_token
     Raises
     ------
     PackageError
-        If the checkpoint is not a T5 of a kind known here, or lacks a weight.
+        If the checkpoint is not a T5 of a kind known here, lacks a weight, or has one that is not finite.
     """
     import json
 
@@ -208,6 +208,11 @@ class _State:
             tensor: Array = self._tensors.get_tensor(name)
         except Exception as error:
             raise PackageError(f"the checkpoint has no tensor {name!r}; is it a T5? ({error})") from error
+        if not np.isfinite(tensor).all():
+            raise PackageError(
+                f"the checkpoint's tensor {name!r} holds values that are not finite: the training diverged; train "
+                "again with a lower learning rate"
+            )
         return tensor.astype(np.float32)
 
 
@@ -241,13 +246,19 @@ def _encoder(state: _State, shape: Shape, graph: _Graph, max_tokens: int) -> _Gr
         following = "encoder.final_layer_norm" if last else f"encoder.block.{layer + 1}.layer.0.layer_norm"
         normed, hidden = _norm(graph, added, hidden, state[f"{following}.weight"], f"{name}.next", shape)
 
-    heads = graph.constant("heads", [0, 0, shape.heads, shape.head_size])
-    for layer in range(shape.decoder_layers):
-        for part, output in (("k", "key"), ("v", "value")):
-            weight = state[f"decoder.block.{layer}.layer.1.EncDecAttention.{part}.weight"]
-            flat = graph.linear(normed, f"cross.{layer}.{part}", weight)
-            split = graph.add("Reshape", [flat, heads])
-            graph.add("Transpose", [split], perm=[0, 2, 1, 3], outputs=[f"cross_{output}_{layer}"])
+    # Keys and values of all the decoder's layers are one product: the encoder's output is quantised once.
+    parts = [
+        state[f"decoder.block.{layer}.layer.1.EncDecAttention.{part}.weight"]
+        for layer in range(shape.decoder_layers)
+        for part in ("k", "v")
+    ]
+    flat = graph.linear(normed, "cross", *parts)
+    sizes = graph.constant("sizes", [0, 0, len(parts), shape.heads, shape.head_size])
+    by_part = graph.add("Transpose", [graph.add("Reshape", [flat, sizes])], perm=[2, 0, 3, 1, 4])
+    outputs = [f"cross_{kind}_{layer}" for layer in range(shape.decoder_layers) for kind in ("key", "value")]
+    each = graph.add("Split", [by_part], outputs=len(parts), axis=0)
+    for whole, output in zip(each, outputs, strict=True):
+        graph.add("Squeeze", [whole, "first"], outputs=[output])
     return graph
 
 
@@ -295,15 +306,12 @@ def _decoder(state: _State, shape: Shape, graph: _Graph, max_tokens: int) -> _Gr
 
     if shape.scaled_output:
         normed = graph.add("Mul", [normed, graph.constant("scale", shape.width**-0.5, np.float32)])
-    graph.constant("second", [1])
     normed = graph.add("Reshape", [normed, graph.constant("flat", [-1, shape.width])])
     graph.linear(normed, "output", state["lm_head.weight"])
     graph.nodes[-1].output[0] = "logits"
-    best = graph.add("ReduceMax", ["logits"], axes=[1], keepdims=1)
     graph.add("ArgMax", ["logits"], axis=1, keepdims=0, outputs=["next_token"])
-    # ReduceLogSumExp is eight times slower than its parts, which are vectorised.
-    total = graph.add("ReduceSum", [graph.add("Exp", [graph.add("Sub", ["logits", best])]), "second"], keepdims=0)
-    graph.add("Neg", [graph.add("Log", [total])], outputs=["log_probability"])
+    logs = graph.add("LogSoftmax", ["logits"], axis=1)  # one vectorised pass; ReduceLogSumExp takes ten times as long
+    graph.add("ReduceMax", [logs], axes=[1], keepdims=0, outputs=["log_probability"])
     return graph
 
 

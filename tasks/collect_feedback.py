@@ -52,12 +52,18 @@ class Asked(_Line):
     model_version: str | None = None
     confidence: float | None = None
     abstained: bool = False
+    withheld: str | None = None
+    """What the model would have said, had it not abstained."""
+    index: int = 0
+    """Its place among the questions of its call."""
 
 
 class Verdict(_Line):
     """What somebody thought of an answer, and perhaps what it should have been."""
 
     verdict: Literal["up", "down"]
+    index: int | None = None
+    """Which question of the call is meant; None where the call had but one, or nobody knows."""
     answer: str | None = None
     comment: str | None = None
 
@@ -75,7 +81,7 @@ class Collected:
     """Those of which the log kept no text."""
     verdicts: int
     unmatched: int
-    """Verdicts on no question of the log, or on one of several that were asked in one call."""
+    """Verdicts on no question of the log, or on one of several asked in one call that do not say which."""
     unreadable: int
     """Lines that are not what the log promises."""
     rows: Mapping[str, int]
@@ -221,6 +227,7 @@ class _Story:
             "answer": None,
             "reason": reason,
             "model_answer": self.last.answer,
+            "withheld": self.last.withheld,
             "suggested": self.answer,
             "comments": self.comments,
             "confidence": self.last.confidence,
@@ -242,7 +249,7 @@ def _join(asked: Iterable[Asked], verdicts: Iterable[Verdict]) -> tuple[list[_St
             stories[comparable(one.question)].was_asked(one)
     unmatched = 0
     for verdict in sorted(verdicts, key=lambda verdict: (verdict.at, verdict.request_id)):
-        about = by_request.get(verdict.request_id, [])
+        about = [one for one in by_request.get(verdict.request_id, ()) if verdict.index in (None, one.index)]
         if len(about) != 1:
             unmatched += 1
         elif about[0].question is not None and about[0].answer is not None:

@@ -57,11 +57,12 @@ class History:
         answer: str = "maths",
         mlkey: str = "biography",
         abstained: bool = False,
+        withheld: str | None = None,
         redaction: Redaction = "none",
     ) -> str:
         request = f"request-{next(self._numbers)}"
         self._log(redaction).asked_together(
-            [Asked(request, mlkey, question, answer, 0.5, abstained, "m-1", 0.1) for question in questions]
+            [Asked(request, mlkey, question, answer, 0.5, abstained, "m-1", 0.1, withheld) for question in questions]
         )
         return request
 
@@ -72,9 +73,10 @@ class History:
         *,
         answer: str | None = None,
         comment: str | None = None,
+        index: int | None = None,
         redaction: Redaction = "none",
     ) -> None:
-        self._log(redaction).feedback(Feedback(request, "biography", verdict, comment, answer))  # type: ignore[arg-type]
+        self._log(redaction).feedback(Feedback(request, "biography", verdict, comment, answer, index))  # type: ignore[arg-type]
 
     def put(self, key: str, content: bytes) -> None:
         self.s3.put_object(Bucket=self.bucket, Key=f"log/{key}", Body=content)
@@ -111,7 +113,7 @@ def test_confirmed_and_corrected_answers_become_rows_and_the_rest_waits(history:
     history.judge(history.ask("What is your passion?"), "up")
     history.judge(history.ask("Wo wurde sie geboren? 🌍", answer="Köln"), "down", answer="Warschau", comment="S. 3")
     history.judge(history.ask("Who was her husband?"), "down", comment="No.")
-    history.ask("What is the capital of Peru?", answer=DONT_KNOW, abstained=True)
+    history.ask("What is the capital of Peru?", answer=DONT_KNOW, abstained=True, withheld="Lima")
     history.judge(history.ask("Who will win?", answer=DONT_KNOW, abstained=True), "up")
     found = history.collect(tmp_path)
     assert pairs(found) == [
@@ -123,8 +125,10 @@ def test_confirmed_and_corrected_answers_become_rows_and_the_rest_waits(history:
         ("Who was her husband?", "thumbs-down"),
         ("What is the capital of Peru?", "abstained"),
     ]
-    waiting = lines(found.review_file)[0]
+    waiting, abstained = lines(found.review_file)
     assert (waiting["answer"], waiting["model_answer"], waiting["comments"]) == (None, "maths", ["No."])
+    # What the model would have said helps whoever fills the answer in.
+    assert (abstained["answer"], abstained["model_answer"], abstained["withheld"]) == (None, DONT_KNOW, "Lima")
     assert (found.asked, found.verdicts, found.rows, found.review) == (
         6,
         4,
@@ -184,6 +188,21 @@ def test_a_verdict_on_several_questions_or_on_none_is_left_out(history: History,
     history.ask("Three?", mlkey="biography-2")
     found = history.collect(tmp_path)
     assert (found.asked, found.verdicts, found.unmatched, pairs(found)) == (2, 2, 2, [])
+
+
+def test_a_verdict_may_say_which_question_of_a_call_it_means(history: History, tmp_path: Path) -> None:
+    several = history.ask("One?", "Two?", "Three?")
+    history.judge(several, "up", index=1)
+    history.judge(several, "down", answer="physics", index=2)
+    history.judge(several, "up", index=3)
+    history.judge(history.ask("Four?"), "up", index=0)
+    found = history.collect(tmp_path)
+    assert pairs(found) == [
+        ("Two?", "maths", "confirmed"),
+        ("Three?", "physics", "corrected"),
+        ("Four?", "maths", "confirmed"),
+    ]
+    assert (found.verdicts, found.unmatched) == (4, 1)
 
 
 def test_what_is_no_record_is_counted_and_passed_over(history: History, tmp_path: Path) -> None:

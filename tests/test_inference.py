@@ -383,12 +383,12 @@ def test_the_bounds_themselves_are_within(parameters: dict[str, Any] | None) -> 
     assert inference.input_fn(body).parameters == (parameters or {})
 
 
-@pytest.mark.parametrize("depth", [*range(900, 1010, 7), 100_000])
 @pytest.mark.parametrize("where", ['{"inputs": %s}', '{"inputs": "x", "parameters": {"seed": %s}}', "%s"])
-def test_nesting_of_any_depth_is_refused_like_anything_else(where: str, depth: int) -> None:
-    body = where % ("[" * depth + "]" * depth)
-    with pytest.raises(ValueError, match=r"expected|not blank"):
-        inference.input_fn(body)
+def test_nesting_of_any_depth_is_refused_like_anything_else(where: str) -> None:
+    """Whether JSON can just be read, or not any more."""
+    for depth in (*range(850, 1010), 100_000):
+        with pytest.raises(ValueError, match=r"expected|not blank"):
+            inference.input_fn(where % ("[" * depth + "]" * depth))
 
 
 JSON = st.recursive(

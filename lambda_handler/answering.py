@@ -1,7 +1,7 @@
 """From what was asked to what is answered: the registry, the model, the numbers, the logs."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from aws_lambda_powertools import Logger
@@ -36,7 +36,7 @@ class Answering:
     counts: metrics.Metrics
     logger: Logger
     cold_seconds: float
-    clock: Clock
+    clock: Clock = field(default_factory=Clock)
 
     def answer(self, asked: asking.Asked, *, request_id: str, context: Any) -> dict[str, object]:
         """Return the body that answers a question or a list of them, once they are counted and written down.

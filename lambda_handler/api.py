@@ -1,4 +1,4 @@
-"""The API's routes, as a function of its collaborators: the registry, the SageMaker runtime and the question log.
+"""The API's routes, and what becomes of an error.
 
 ========================================  =============================================================
 ``GET /?MLKey=…&question=…``              one answer
@@ -18,16 +18,13 @@ import json
 from collections.abc import Callable
 from typing import Any, Final, cast
 
-from aws_lambda_powertools import Logger
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 
-from lambda_handler import asking, gateway, metrics, model, question_log
+from lambda_handler import asking, gateway, metrics
 from lambda_handler.answering import Answering
 from lambda_handler.feedback import feedback_from_body
 from lambda_handler.problem import Problem
-from lambda_handler.registry import Registry
-from lambda_handler.waiting import Clock
 
 Handler = Callable[[Any, Any], dict[str, Any]]
 
@@ -44,41 +41,10 @@ KEEP_WARM: Final = "keep-warm"
 DOCUMENT_MAX_AGE: Final = 300
 
 
-def create_handler(
-    *,
-    runtimes: model.Runtimes,
-    registry: Registry,
-    questions: question_log.QuestionLog,
-    counts: metrics.Metrics,
-    logger: Logger,
-    cold_seconds: float,
-    clock: Clock | None = None,
-) -> Handler:
-    """Return the Lambda handler.
-
-    Parameters
-    ----------
-    runtimes
-        boto3 clients of ``sagemaker-runtime``, or anything with their ``invoke_endpoint``.
-    registry
-        The allow-list of MLKeys.
-    questions
-        Where questions, answers and feedback are written down, if anywhere.
-    counts
-        Where the numbers of a call go.
-    cold_seconds
-        How long a question waits for an endpoint that is starting.
-    """
+def create_handler(answering: Answering) -> Handler:
+    """Return the Lambda handler: the routes in front of what answers."""
     app = APIGatewayRestResolver(debug=False)
-    answering = Answering(
-        runtimes=runtimes,
-        registry=registry,
-        questions=questions,
-        counts=counts,
-        logger=logger,
-        cold_seconds=cold_seconds,
-        clock=clock or Clock(),
-    )
+    registry, questions, counts, logger = answering.registry, answering.questions, answering.counts, answering.logger
 
     def request_id() -> str:
         return str(app.current_event["requestContext"]["requestId"])

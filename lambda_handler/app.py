@@ -15,6 +15,7 @@ from aws_lambda_powertools.utilities.parameters import SSMProvider
 from botocore.config import Config
 
 from lambda_handler import metrics, question_log
+from lambda_handler.answering import Answering
 from lambda_handler.api import create_handler
 from lambda_handler.model import FixedRuntimes
 from lambda_handler.registry import Registry
@@ -36,18 +37,20 @@ def _client(service: str, *, connect: float, read: float) -> Any:
 _logger = Logger(service=_SERVICE)
 
 handler = create_handler(
-    runtimes=FixedRuntimes(
-        lambda seconds: _client("sagemaker-runtime", connect=_CONNECT_SECONDS, read=seconds),
-        model_seconds=float(os.environ.get("ASKLINE_MODEL_TIMEOUT", "24")),
-        connect_seconds=_CONNECT_SECONDS,
-    ),
-    registry=Registry(
-        os.environ.get("ASKLINE_REGISTRY", "/askline/registry"),
-        SSMProvider(boto3_client=_client("ssm", connect=0.5, read=1.5)),
+    Answering(
+        runtimes=FixedRuntimes(
+            lambda seconds: _client("sagemaker-runtime", connect=_CONNECT_SECONDS, read=seconds),
+            model_seconds=float(os.environ.get("ASKLINE_MODEL_TIMEOUT", "24")),
+            connect_seconds=_CONNECT_SECONDS,
+        ),
+        registry=Registry(
+            os.environ.get("ASKLINE_REGISTRY", "/askline/registry"),
+            SSMProvider(boto3_client=_client("ssm", connect=0.5, read=1.5)),
+            logger=_logger,
+        ),
+        questions=question_log.from_environment(lambda: _client("s3", connect=0.5, read=1.0), logger=_logger),
+        counts=metrics.from_environment(service=_SERVICE, logger=_logger),
         logger=_logger,
-    ),
-    questions=question_log.from_environment(lambda: _client("s3", connect=0.5, read=1.0), logger=_logger),
-    counts=metrics.from_environment(service=_SERVICE, logger=_logger),
-    logger=_logger,
-    cold_seconds=float(os.environ.get("ASKLINE_COLD_WAIT", "20")),
+        cold_seconds=float(os.environ.get("ASKLINE_COLD_WAIT", "20")),
+    )
 )

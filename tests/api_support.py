@@ -10,6 +10,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.utilities.parameters import SSMProvider
 from botocore.exceptions import ClientError
 
+from lambda_handler.answering import Answering
 from lambda_handler.api import create_handler
 from lambda_handler.feedback import Feedback
 from lambda_handler.metrics import METRICS
@@ -150,13 +151,15 @@ class Api:
         logger = Logger(service="test", level="CRITICAL", logger_handler=None)
         registry = Registry(PATH, SSMProvider(boto3_client=self.ssm), logger=logger, max_age=self.max_age)
         self.handler = create_handler(
-            runtimes=self.runtime,
-            registry=registry,
-            questions=self.log,
-            counts=self.counts,
-            logger=logger,
-            cold_seconds=self.cold_seconds,
-            clock=self.time.clock,
+            Answering(
+                runtimes=self.runtime,
+                registry=registry,
+                questions=self.log,
+                counts=self.counts,
+                logger=logger,
+                cold_seconds=self.cold_seconds,
+                clock=self.time.clock,
+            )
         )
 
     def __call__(self, event: Any) -> Any:

@@ -29,6 +29,7 @@ from botocore.exceptions import (
 )
 
 from lambda_handler import gateway, metrics, page
+from lambda_handler.answering import Answering
 from lambda_handler.api import create_handler
 from lambda_handler.body import MAX_BYTES
 from lambda_handler.model import FixedRuntimes
@@ -314,12 +315,14 @@ def test_the_question_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logger = Logger(service="test-log", level="DEBUG")
     registry = Registry(PATH, SSMProvider(boto3_client=ParameterStore({f"{PATH}/biography": entry()})), logger=logger)
     handler = create_handler(
-        runtimes=Runtime(),
-        registry=registry,
-        questions=Questions(),
-        counts=Counts(),
-        logger=logger,
-        cold_seconds=0,
+        Answering(
+            runtimes=Runtime(),
+            registry=registry,
+            questions=Questions(),
+            counts=Counts(),
+            logger=logger,
+            cold_seconds=0,
+        )
     )
 
     handler(rest_event(body=ASKED), Context())

@@ -211,7 +211,7 @@ def _boto3(folder: Path) -> Path:
     import shutil
 
     folder.mkdir()
-    for name in lambda_zip._with_dependencies("boto3"):
+    for name in lambda_zip.with_dependencies("boto3"):
         distribution = metadata.distribution(name)
         for file in distribution.files or ():
             if ".." in file.parts or file.suffix == ".pyc":

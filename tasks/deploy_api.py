@@ -118,10 +118,7 @@ def wait_until_healthy(api: ApiRef, *, target: Target, seconds: float = HEALTH_S
         else:
             last = f"{response.status_code} {response.text[:500]}"
             if response.status_code == 200:
-                if api.auth == "none" or call_api(api, "health", target=target, anonymous=True).status_code in (
-                    401,
-                    403,
-                ):
+                if api.auth == "none" or _refuses_strangers(api, target):
                     return
                 last = f"200 to a request without credentials, although api.auth is {api.auth}"
         if time.monotonic() >= deadline:

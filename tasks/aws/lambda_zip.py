@@ -114,7 +114,7 @@ def _handler() -> dict[str, Path]:
 
 def _libraries() -> dict[str, Path]:
     found: dict[str, Path] = {}
-    for name in _with_dependencies(LIBRARY):
+    for name in with_dependencies(LIBRARY):
         distribution = metadata.distribution(name)
         for file in distribution.files or ():
             member = PurePosixPath(file)
@@ -129,7 +129,7 @@ def _libraries() -> dict[str, Path]:
     return found
 
 
-def _with_dependencies(name: str) -> Iterator[str]:
+def with_dependencies(name: str) -> Iterator[str]:
     """Yield a distribution and, without their extras, all that it needs."""
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name

@@ -8,6 +8,7 @@ in the same file system and renamed, so that a reader never sees half of one.
 import hashlib
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,6 +47,8 @@ class ArtifactStore:
     def new(self, kind: str) -> Iterator["Draft"]:
         """Give an empty folder to write into; ``draft.commit()`` makes it an artifact, anything else drops it.
 
+        What processes of this machine that were killed have left behind is removed first.
+
         Raises
         ------
         ArtifactError
@@ -54,7 +57,8 @@ class ArtifactStore:
         parent = self.root / kind
         try:
             parent.mkdir(parents=True, exist_ok=True)
-            folder = Path(tempfile.mkdtemp(prefix=".draft-", dir=parent))
+            _sweep(parent)
+            folder = Path(tempfile.mkdtemp(prefix=f"{_own_drafts()}{os.getpid()}-", dir=parent))
         except OSError as error:
             raise ArtifactError(
                 f"cannot write to the artifact store {parent}: {error.strerror}. "
@@ -97,6 +101,20 @@ class ArtifactStore:
         except ArtifactError:
             return False
         return True
+
+
+def _own_drafts() -> str:
+    # Several machines may share the folder; only the process ids of this one mean anything here.
+    return f".draft-{socket.gethostname()}-"
+
+
+def _sweep(parent: Path) -> None:
+    import psutil
+
+    for folder in parent.glob(f"{_own_drafts()}*-*"):
+        process = folder.name.removeprefix(_own_drafts()).partition("-")[0]
+        if process.isdigit() and not psutil.pid_exists(int(process)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Draft:

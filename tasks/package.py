@@ -6,7 +6,6 @@ the same bytes on every machine. An engine whose answers fail the gates gives wa
 """
 
 import json
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -95,7 +94,7 @@ def build_package(
                 calibration,
                 questions,
                 destination=draft.folder / ARCHIVE,
-                cache=store.root / "wheels",
+                store=store,
                 python=python,
                 license_name=license,
                 progress=progress,
@@ -142,24 +141,24 @@ def _pack(
     questions: Sequence[HeldOut],
     *,
     destination: Path,
-    cache: Path,
+    store: ArtifactStore,
     python: str,
     license_name: str | None,
     progress: Progress,
 ) -> _Packed:
-    with tempfile.TemporaryDirectory(prefix="askline-package-") as scratch:
+    with store.new("package") as made:  # never committed: a draft's folder is removed even after a kill
         try:
             files = contents.gather(
                 variant,
                 source,
                 model,
-                Path(scratch),
+                made.folder,
                 config=config,
                 python=python,
-                cache=cache,
+                cache=store.root / "wheels",
                 progress=part(progress, 0.05, 0.2),
             )
-            written = Path(scratch, MANIFEST)
+            written = made.folder / MANIFEST
             text = contents.manifest(
                 source,
                 files,
@@ -175,11 +174,12 @@ def _pack(
             files[MANIFEST] = written
             archive.pack(files, destination, lambda share: progress(0.2 + 0.2 * share, "packing"))
         except OSError as error:
-            advice = f"free some space in {destination.parent} and {Path(scratch).parent}"
+            advice = f"free some space in {store.root}"
             raise ArtifactError(f"cannot write {ARCHIVE}: {error.strerror or error}; {advice}") from error
     members, unpacked_size = archive.lint(destination, required=variant.required, weights=variant.weights)
     progress(0.45, f"asking the unpacked archive {len(questions)} held-out questions")
-    proof = prove(destination, questions, part(progress, 0.45, 0.95))
+    with store.new("package") as unpacked:
+        proof = prove(destination, questions, part(progress, 0.45, 0.95), scratch=unpacked.folder)
     return _Packed(destination, members, unpacked_size, proof, proof.agreement(_tokens_of(source)))
 
 

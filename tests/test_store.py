@@ -1,5 +1,9 @@
 """The artifact store: whole or not at all, and verified when read."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from askline.errors import ArtifactError
@@ -70,3 +74,22 @@ def test_a_store_that_cannot_be_written_says_what_to_do(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ArtifactError, match="--state-dir"), ArtifactStore(tmp_path / "file").new("model"):
         pass
+
+
+def test_what_a_killed_process_left_behind_is_removed(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from askline.store import ArtifactStore\n"
+        "with ArtifactStore(sys.argv[1]).new('model') as draft:\n"
+        "    (draft.folder / 'half').write_bytes(b'x' * 1000)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert done.returncode == -9
+    (left,) = (tmp_path / "model").iterdir()
+    of_another_machine = tmp_path / "model" / ".draft-elsewhere-1-abc"
+    of_another_machine.mkdir()
+    store = ArtifactStore(tmp_path)
+    with store.new("model") as running, store.new("model"):
+        assert not left.exists()
+        assert of_another_machine.is_dir()
+        assert running.folder.is_dir(), "a draft of a process that runs is nobody else's"

@@ -95,22 +95,29 @@ class Proof:
         )
 
 
-def prove(packed: Path, questions: Sequence[HeldOut], progress: Progress = quiet) -> Proof:
+def prove(
+    packed: Path, questions: Sequence[HeldOut], progress: Progress = quiet, *, scratch: Path | None = None
+) -> Proof:
     """Unpack an archive into an empty folder and ask it, in a clean process, through the container's contract.
 
     Each question is asked alone, as an endpoint is asked.
+
+    Parameters
+    ----------
+    scratch
+        Where to unpack; the default is the system's folder for temporary files.
 
     Raises
     ------
     PackageError
         If the process fails, takes too long, or its answers have another form.
     """
-    with tempfile.TemporaryDirectory(prefix="askline-proof-") as scratch:
-        folder = Path(scratch, "model")
+    with tempfile.TemporaryDirectory(prefix="askline-proof-", dir=scratch) as home:
+        folder = Path(home, "model")
         archive.unpack(packed, folder)
         bodies: list[Any] = [{"inputs": row.question} for row in questions]
         bodies.append({"inputs": [row.question for row in questions[:TOGETHER]]})
-        said = _run(folder, Path(scratch), bodies, progress)
+        said = _run(folder, Path(home), bodies, progress)
     first, alone, together = said[0], said[1:-1], said[-1]
     try:
         # The first version's form is the bare text.

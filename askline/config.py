@@ -17,8 +17,9 @@ def _digits_to_int(value: object) -> object:
     return int(value) if isinstance(value, str) and value.isdigit() else value
 
 
-#: The memory sizes that SageMaker offers for serverless endpoints; text from a command line is taken for a number.
-MemoryTier = Annotated[Literal[1024, 2048, 3072, 4096, 5120, 6144], BeforeValidator(_digits_to_int)]
+#: The memory sizes that SageMaker offers for serverless endpoints, or "auto" for the smallest that holds the package;
+#: text from a command line is taken for a number.
+MemoryTier = Annotated[Literal["auto", 1024, 2048, 3072, 4096, 5120, 6144], BeforeValidator(_digits_to_int)]
 
 #: The times that CloudWatch offers for keeping a log, in days.
 LogDays = Annotated[
@@ -186,8 +187,13 @@ class DeployConfig(Section):
     """Kind of endpoint."""
     mlkey: str = Field("biography", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max_length=46)
     """Name by which callers choose the model; the endpoint is serv-hf-endpoint-<MLKey>."""
-    memory_mb: MemoryTier = 3072
-    """Memory of the serverless endpoint, in MB."""
+    memory_mb: MemoryTier = "auto"
+    """Memory of the serverless endpoint, in MB; "auto" is the smallest tier that holds what the package was measured to
+    need. vCPUs come in proportion to it."""
+    memory_headroom: float = Field(1.25, ge=1, le=4)
+    """What "auto" multiplies the measured need by, for what was not asked while measuring."""
+    calls_per_month: int = Field(10_000, ge=1)
+    """Traffic for which the plan says what a month costs; nothing is limited by it."""
     max_concurrency: int = Field(5, ge=1, le=200)
     """Requests answered at once before callers are throttled."""
     role_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$")

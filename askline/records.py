@@ -217,6 +217,57 @@ class UploadRef(Record):
     """True where the same bytes were there already."""
 
 
+class DeployPlan(Record):
+    """What a deployment will create, in which size, and what it will cost, computed before anything is created.
+
+    Dollars are those of the price file, without tax and discounts. A figure that cannot be known is None.
+    """
+
+    mlkey: str
+    target: Literal["serverless"]
+    region: str
+    endpoint_name: str
+    model_name: str
+    config_name: str
+    image: str
+    archive_uri: str
+    role_arn: str
+    tags: dict[str, str]
+    max_concurrency: int
+    memory_mb: int
+    memory_chosen: Literal["measured", "configured", "not measured"]
+    """Why this tier: it holds the measured need, the configuration names it, or nothing was measured."""
+    measured_mb: float | None
+    """Most resident memory of the package's own process, in MiB."""
+    container_mb: float
+    """What the image's own processes take beside it, in MiB."""
+    headroom: float
+    needed_mb: float | None
+    """(measured + container) × headroom."""
+    answer_seconds: float | None
+    """Median seconds of one answer, measured where the package was built."""
+    measured_on: str | None
+    """The processor there."""
+    usd_per_second: float
+    """Of one busy endpoint instance of this tier."""
+    usd_per_1000_calls: float | None
+    calls_per_month: int
+    usd_per_month: float | None
+    """Of ``calls_per_month`` calls."""
+    instance: str | None
+    """The cheapest real-time instance that would hold the model; None where the price file has none."""
+    instance_usd_per_hour: float | None
+    instance_usd_per_month: float | None
+    break_even_calls: float | None
+    """Calls a month at which the serverless endpoint costs as much as that instance."""
+    break_even_busy: float | None
+    """Answers under way at once, on average, at so many calls."""
+    prices: str
+    """Region, date and source of the prices."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before going on."""
+
+
 class EndpointRef(Record):
     """A SageMaker endpoint in service."""
 
@@ -274,7 +325,7 @@ class PipelineReport(Record):
 
     run_id: str
     run_name: str
-    state: Literal["Promoted", "NotPromoted"]
+    state: Literal["Promoted", "NotPromoted", "Planned"]
     started: str
     seconds: float
     target: Target
@@ -285,6 +336,7 @@ class PipelineReport(Record):
     gate: Gate
     hub: HubRef | None = None
     package: PackageRef | None = None
+    plan: DeployPlan | None = None
     upload: UploadRef | None = None
     endpoint: EndpointRef | None = None
     api: ApiRef | None = None

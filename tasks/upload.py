@@ -60,7 +60,7 @@ def upload_package(
     s3 = aws_client(target, "s3")
     with explained("find out which AWS account this is (sts:GetCallerIdentity)"):
         account = str(aws_client(target, "sts").get_caller_identity()["Account"])
-    bucket = config.bucket or f"askline-{account}-{target.region}"
+    bucket, key = archive_place(config, package, mlkey=mlkey, account=account, region=target.region)
     if not _BUCKET_NAME.fullmatch(bucket):
         raise ConfigError(
             f"package.bucket {bucket!r} is no legal bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
@@ -68,7 +68,6 @@ def upload_package(
     labels = {**MANAGED, "askline:mlkey": mlkey, **tags}
     _ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
 
-    key = "/".join(filter(None, [config.prefix.strip("/"), mlkey, package.archive_sha256[:12], ARCHIVE]))
     uri = f"s3://{bucket}/{key}"
     place = Place(bucket, key, account)
     found = _head(s3, place)
@@ -94,6 +93,14 @@ def upload_package(
         version_id=None if version == "null" else version,
         reused=reused,
     )
+
+
+def archive_place(
+    config: PackageConfig, package: PackageRef, *, mlkey: str, account: str, region: str
+) -> tuple[str, str]:
+    """Return the bucket and the key of an archive, which follow from what it holds and who uploads it."""
+    key = "/".join(filter(None, [config.prefix.strip("/"), mlkey, package.archive_sha256[:12], ARCHIVE]))
+    return config.bucket or f"askline-{account}-{region}", key
 
 
 def _ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field
 from askline.config import DeployConfig
 from askline.errors import ConfigError
 from askline.records import PackageRef, Record, Target, UploadRef
+from tasks.aws.sizing import serverless_memory
 
 #: The newest Hugging Face inference image for CPU that the SDK's table lists.
 IMAGE = {"version": "5.5", "base_framework_version": "pytorch2.6.0", "py_version": "py312"}
@@ -89,7 +90,10 @@ def plan_deployment(
     ------
     ConfigError
         If no image is named and none is known for the region.
+    DeployError
+        If no tier of serverless memory holds the package.
     """
+    memory_mb = serverless_memory(config, package, region=target.region).memory_mb
     image = config.image or inference_image(target.region)
     environment = {
         "SAGEMAKER_PROGRAM": "inference.py",
@@ -107,7 +111,7 @@ def plan_deployment(
         "environment": environment,
         "role": role_arn,
     }
-    size = {"memory": config.memory_mb, "concurrency": config.max_concurrency}
+    size = {"memory": memory_mb, "concurrency": config.max_concurrency}
     return DeploymentPlan(
         mlkey=config.mlkey,
         endpoint_name=f"serv-hf-endpoint-{config.mlkey}",
@@ -117,7 +121,7 @@ def plan_deployment(
         archive_uri=upload.uri,
         environment=environment,
         role_arn=role_arn,
-        memory_mb=config.memory_mb,
+        memory_mb=memory_mb,
         max_concurrency=config.max_concurrency,
         tags={**MANAGED, "askline:mlkey": config.mlkey, **config.tags},
     )

@@ -1,11 +1,13 @@
 """A record in a few words, for the line of its step in the terminal."""
 
+import math
 from functools import singledispatch
 
 from askline.records import (
     ApiRef,
     BaseRef,
     DatasetRef,
+    DeployPlan,
     EndpointRef,
     Gate,
     HubRef,
@@ -38,6 +40,12 @@ def size(count: int) -> str:
 def percent(share: float) -> str:
     """Return a share between 0 and 1 as a percentage."""
     return f"{100 * share:.1f} %"
+
+
+def dollars(amount: float) -> str:
+    """Return US dollars: in cents from one dollar on, below that with two digits that mean something."""
+    digits = 2 if amount >= 1 or amount <= 0 else 1 - math.floor(math.log10(amount))
+    return f"{amount:,.{digits}f} $"
 
 
 @words.register
@@ -91,6 +99,14 @@ def _(record: PackageRef) -> str:
         f"model.tar.gz {size(record.size)}, {record.engine} {record.quantisation}{proved}{slower}, "
         f"sha256 {record.archive_sha256[:12]}"
     )
+
+
+@words.register
+def _(record: DeployPlan) -> str:
+    price = (
+        "" if record.usd_per_1000_calls is None else f", {dollars(record.usd_per_1000_calls)} for 1,000 calls on AWS"
+    )
+    return f"{record.target}, {record.memory_mb} MB ({record.memory_chosen}){price}"
 
 
 @words.register

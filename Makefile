@@ -6,6 +6,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 STATE  ?= .askline
+# Many tests wait for servers: two at a time take little more than half of the time, on two cores too.
+WORKERS ?= 2
 
 .PHONY: run test check audit format stop clean help
 
@@ -13,7 +15,7 @@ run: $(READY)  ## run the whole pipeline, then leave the API up to be tried; ARG
 	@$(BIN)/python -m flows.full_pipeline --state-dir $(STATE) $(ARGS)
 
 test: $(READY)  ## run all tests; ARGS="-k name" for some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: $(READY)  ## lint, format, types, import rules, CloudFormation
 	@$(BIN)/ruff check .

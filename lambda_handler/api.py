@@ -109,7 +109,7 @@ def create_handler(answering: Answering) -> Handler:
         return gateway.json_response(problem.status, document, gateway.PROBLEM_JSON, problem.headers)
 
     def no_such_route(_: NotFoundError) -> Response[Any]:
-        path = "/" + app.current_event["path"].strip("/")
+        path = "/" + app.current_event["path"].removeprefix("/").rstrip("/")
         if path not in ALLOWED:
             return refuse(Problem("unknown-path", f"The paths are {', '.join(ALLOWED)}."))
         allow = {"Allow": ALLOWED[path]}

@@ -12,7 +12,7 @@ import sys
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from pydantic import ValidationError
 from pydantic_settings import (
@@ -62,10 +62,17 @@ class _Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}.{hint} See --help for all options.")
 
 
-def _build_parser(prog: str) -> _Parser:
+class CommandLine(NamedTuple):
+    """What a person asked for: a configuration, and whether to stop at the plan."""
+
+    config: PipelineConfig
+    plan: bool
+
+
+def _build_parser(prog: str, *, offer_plan: bool) -> _Parser:
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} [--config FILE] [--OPTION VALUE] [--SECTION.OPTION VALUE] …",
+        usage=f"{prog} [--config FILE]{' [--plan]' if offer_plan else ''} [--OPTION VALUE] [--SECTION.OPTION VALUE] …",
         description=inspect.cleandoc(_Settings.__doc__ or ""),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
         allow_abbrev=False,
@@ -73,7 +80,17 @@ def _build_parser(prog: str) -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="TOML file with options (environment: ASKLINE_CONFIG)"
     )
+    if offer_plan:
+        text = "train, evaluate and package, show what would be created and cost, and stop"
+        parser.add_argument("--plan", action="store_true", help=text)
     return parser
+
+
+def load_command_line(
+    arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.full_pipeline"
+) -> CommandLine:
+    """Read the configuration and ``--plan``, which is no part of it; see :func:`load_config` for the rest."""
+    return _load(arguments, prog, offer_plan=True)
 
 
 def load_config(
@@ -95,8 +112,12 @@ def load_config(
     SystemExit
         After ``--help``.
     """
+    return _load(arguments, prog, offer_plan=False).config
+
+
+def _load(arguments: Sequence[str] | None, prog: str, *, offer_plan: bool) -> CommandLine:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _build_parser(prog)
+    parser = _build_parser(prog, offer_plan=offer_plan)
     options: dict[str, Any] = {
         "case_sensitive": True,
         "cli_prog_name": prog,
@@ -107,7 +128,8 @@ def load_config(
     }
     command_line: Any = CliSettingsSource(_Settings, root_parser=parser, **options)
     known = parser.parse_args(arguments)  # before the source's own parse: it would report an unknown option less well
-    given = command_line(parsed_args=vars(known) | {"config": None})()
+    options_given = {name: value for name, value in vars(known).items() if name != "plan"}
+    given = command_line(parsed_args=options_given | {"config": None})()
     given.pop("config", None)
     environment: dict[str, Any] = EnvSettingsSource(
         _Settings, env_prefix=ENV_PREFIX, env_nested_delimiter=ENV_DELIMITER, env_ignore_empty=True
@@ -119,7 +141,7 @@ def load_config(
         settings = _Settings(**InitSettingsSource(_Settings, merged)())
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    return PipelineConfig.model_validate(settings.model_dump())
+    return CommandLine(PipelineConfig.model_validate(settings.model_dump()), plan=offer_plan and known.plan)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

@@ -5,9 +5,10 @@
     python -m flows.full_pipeline                                 # all defaults, nothing needed
     python -m flows.full_pipeline --dataset.source my.csv         # your own questions and answers
     python -m flows.full_pipeline --config configs/aws.toml       # Flan-T5 and your AWS account
+    python -m flows.full_pipeline --plan                          # what would be created and cost; then stop
 
-Finished steps are remembered: the same command again goes on where the last run stopped. Exit codes: 0 promoted,
-1 failed, 2 wrong option, 3 finished but not promoted, 130 interrupted.
+Finished steps are remembered: the same command again goes on where the last run stopped. Exit codes: 0 promoted
+or planned, 1 failed, 2 wrong option, 3 finished but not promoted, 130 interrupted.
 """
 
 import sys
@@ -30,8 +31,8 @@ from tasks.run import container_python, open_run, run_name
 
 
 @flow(name="askline", flow_run_name=run_name)
-def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: B008 - frozen
-    """Take a Q&A dataset and end with an API that answers."""
+def full_pipeline(config: PipelineConfig = PipelineConfig(), plan_only: bool = False) -> State:  # noqa: B008 - frozen
+    """Take a Q&A dataset and end with an API that answers, or with the plan of one."""
     python = container_python(config)
     run = open_run(config)
     found = Findings(config, run)
@@ -43,9 +44,13 @@ def full_pipeline(config: PipelineConfig = PipelineConfig()) -> State:  # noqa: 
     gate = found.keep(run_step(steps.check_gate, config.evaluation, scores, dataset, run))
     if not gate.passed:
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
-    found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
+    if not plan_only:
+        found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
     licence = config.hub.license
     package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, python, run))
+    found.keep(run_step(steps.plan_deploy, config.deploy, config.package, package, run))
+    if plan_only:
+        return Completed(name="Planned", data=write_report(found, "Planned"))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
     endpoint = found.keep(run_step(steps.deploy_serverless, config.deploy, upload, package, run))
     api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run)) if config.api.enabled else None

@@ -11,6 +11,7 @@ from askline.console import seconds_by_step
 from askline.records import (
     ApiRef,
     DatasetRef,
+    DeployPlan,
     EndpointRef,
     Gate,
     HubRef,
@@ -26,7 +27,7 @@ from askline.records import (
     UploadRef,
 )
 from askline.store import ArtifactStore
-from tasks.reporting import markdown
+from tasks.reporting import markdown, plan
 from tasks.reporting.words import percent, size
 
 R = TypeVar("R", bound=Record)
@@ -38,6 +39,7 @@ _FIELD = {
     Gate: "gate",
     HubRef: "hub",
     PackageRef: "package",
+    DeployPlan: "plan",
     UploadRef: "upload",
     EndpointRef: "endpoint",
     ApiRef: "api",
@@ -60,7 +62,7 @@ class Findings:
         self._records[_FIELD[type(record)]] = record
         return record
 
-    def report(self, state: Literal["Promoted", "NotPromoted"], run_name: str) -> PipelineReport:
+    def report(self, state: Literal["Promoted", "NotPromoted", "Planned"], run_name: str) -> PipelineReport:
         """Return the report of what was kept.
 
         Raises
@@ -82,7 +84,7 @@ class Findings:
         )
 
 
-def write_report(found: Findings, state: Literal["Promoted", "NotPromoted"]) -> PipelineReport:
+def write_report(found: Findings, state: Literal["Promoted", "NotPromoted", "Planned"]) -> PipelineReport:
     """Write ``runs/<run id>/report.json`` in the state folder, whole or not at all, and return the report."""
     from prefect.runtime import flow_run
 
@@ -107,6 +109,8 @@ def summary(report: PipelineReport, *, samples: int = 5) -> str:
             "Not promoted; nothing was published or deployed:",
             *[f"  {reason}" for reason in report.gate.reasons],
         ]
+    elif report.plan and report.state == "Planned":
+        parts += [plan.text(report.plan)]
     else:
         parts += _deployed(report)
     parts += _links(report, state_dir)
@@ -192,7 +196,9 @@ def _links(report: PipelineReport, state_dir: str) -> list[str]:
     if report.target.prefect_ui:
         lines.append(f"Run       {report.target.prefect_ui}/runs/flow-run/{report.run_id}")
     lines.append(f"Report    {state_dir}/runs/{report.run_id}/report.json")
-    if report.target.kind == "local":
+    if report.state == "Planned":
+        lines += ["", "Carry it out:  the same command without --plan"]
+    elif report.target.kind == "local":
         lines += [
             "",
             "The embedded cloud stays up so that you can try the API. Stop it:  make stop",

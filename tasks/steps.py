@@ -23,6 +23,7 @@ from askline.records import (
     ApiRef,
     BaseRef,
     DatasetRef,
+    DeployPlan,
     EndpointRef,
     Gate,
     HubRef,
@@ -42,12 +43,14 @@ from tasks import fetch_dataset as dataset_core
 from tasks import fine_tune as training_core
 from tasks import gate as gate_core
 from tasks import package as package_core
+from tasks import plan as plan_core
 from tasks import push_to_hub as hub_core
 from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
 from tasks.prefect_support import RETRIES, cached_on, progress_of
 from tasks.reporting import markdown
+from tasks.reporting import plan as plan_report
 from tasks.training import base as base_core
 
 
@@ -194,6 +197,14 @@ def build_package(
     )
     create_markdown_artifact(markdown.package(package), key="package", description="The package and its proof")
     return package
+
+
+@task(name="plan", **RETRIES)
+def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef, run: Run) -> DeployPlan:
+    """Say what will be created, in which size and at what price, before anything is."""
+    plan = plan_core.plan_deploy(config, upload, package, target=run.target)
+    create_markdown_artifact(plan_report.markdown(plan), key="deploy-plan", description="What will be created")
+    return plan
 
 
 @task(name="upload", **RETRIES)

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from askline.command_line import load_config
+from askline.command_line import load_command_line, load_config
 from askline.config import PipelineConfig
 from askline.errors import ConfigError
 
@@ -26,6 +26,15 @@ def test_no_arguments_give_the_defaults():
 def test_nested_options_in_kebab_case():
     config = load_config(["--dataset.question-column", "frage", "--deploy.memory-mb", "2048", "--api.enabled", "false"])
     assert (config.dataset.question_column, config.deploy.memory_mb, config.api.enabled) == ("frage", 2048, False)
+
+
+def test_a_plan_is_asked_for_beside_the_configuration_and_is_no_part_of_it():
+    assert load_command_line([]) == (PipelineConfig(), False)
+    asked = load_command_line(["--deploy.memory-mb", "auto", "--plan", "--deploy.mlkey", "x"])
+    assert asked.plan
+    assert asked.config == load_config(["--deploy.mlkey", "x"])
+    with pytest.raises(ConfigError, match="unknown option --plan"):
+        load_config(["--plan"])
 
 
 def test_command_line_wins_over_environment_over_file(tmp_path, monkeypatch):

@@ -85,6 +85,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
         "gate",
         "push-to-hf",
         "package",
+        "plan",
         "upload",
         "deploy-serverless",
         "deploy-api",
@@ -163,6 +164,7 @@ def test_the_run_and_its_artifacts_are_in_prefect(finished):
         "scores",
         "wrong-answers",
         "hub-repository",
+        "deploy-plan",
         "endpoint",
     } <= keys
     link = f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}"
@@ -180,6 +182,28 @@ def test_a_second_run_reuses_what_is_done(finished):
     assert report.package.archive_sha256 == finished.report.package.archive_sha256
     assert report.endpoint.action == "unchanged"
     assert report.upload.reused
+
+
+def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(finished, shell_environment):
+    listing = ["sagemaker", "list-models", "--query", "Models[].ModelName"]
+    before = aws(shell_environment, *listing)
+    done = pipeline(finished.state_dir, *QUICK, "--plan", "--deploy.calls-per-month", "2000000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = re.findall(r"^  ✓ ([\w-]+)", done.stdout, re.MULTILINE)
+    assert steps[-2:] == ["package", "plan"]
+    assert "push-to-hf" not in steps
+    assert re.search(r"✓ fine-tune .*reused", done.stdout), "--plan is part of no cache key"
+    report = newest_report(finished.state_dir)
+    assert (report.state, report.upload, report.endpoint, report.hub) == ("Planned", None, None, None)
+    made, planned = finished.report.endpoint, report.plan
+    assert (planned.endpoint_name, planned.model_name) == (made.name, made.model_name)
+    assert (planned.config_name, planned.memory_mb) == (made.config_name, made.memory_mb)
+    assert planned.archive_uri == finished.report.upload.uri
+    assert planned.memory_chosen == "measured"
+    assert "at 2,000,000 calls" in done.stdout
+    run = httpx.get(f"{report.target.prefect_api}/flow_runs/{report.run_id}").json()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Planned")
+    assert aws(shell_environment, *listing) == before
 
 
 def test_a_damaged_artifact_is_noticed_and_remade(finished):

@@ -35,7 +35,30 @@ def test_a_promotion_is_what_the_api_reads(cloud: Target) -> None:
     stored = ssm.get_parameter(Name=f"{REGISTRY_PATH}/registry-first")["Parameter"]
     assert '"version"' not in stored["Value"]
     tags = ssm.list_tags_for_resource(ResourceType="Parameter", ResourceId=stored["Name"])["TagList"]
-    assert tags == [{"Key": "project", "Value": "askline"}]
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {
+        "askline:managed": "true",
+        "askline:mlkey": "registry-first",
+        "project": "askline",
+    }
+    assert registry.tags_of("registry-first", cloud)["askline:managed"] == "true"
+
+
+def test_a_forgotten_mlkey_is_gone_with_its_history(cloud: Target) -> None:
+    promote(cloud, "registry-forgotten")
+    assert registry.forget("registry-forgotten", cloud)
+    assert registry.resolve("registry-forgotten", cloud) is None
+    assert registry.history("registry-forgotten", cloud) == ()
+    assert registry.tags_of("registry-forgotten", cloud) == {}
+    assert not registry.forget("registry-forgotten", cloud)
+
+
+def test_an_entry_of_an_older_version_is_read(cloud: Target) -> None:
+    entry = promote(cloud, "registry-older")
+    older = entry.model_dump_json(exclude={"served_by", "restores"})
+    aws_client(cloud, "ssm").put_parameter(Name=f"{REGISTRY_PATH}/registry-older", Value=older, Overwrite=True)
+    found = registry.resolve("registry-older", cloud)
+    assert found is not None
+    assert (found.served_by, found.restores, found.version) == (None, None, 2)
 
 
 def test_the_same_model_is_not_promoted_twice(cloud: Target) -> None:

@@ -1,0 +1,87 @@
+"""Let an MLKey answer from an earlier version again.
+
+::
+
+    python -m flows.rollback --mlkey biography                       # to what was promoted before
+    python -m flows.rollback --mlkey biography --to 0123456789ab     # a model version, or a package's sha256
+
+The endpoint is asked a question before the registry says so; if it does not answer, what served before is put back.
+Exit codes: 0 done, 1 failed, 2 wrong option or no such version, 130 interrupted.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from askline.command_line import load_config
+from askline.errors import AsklineError, ConfigError
+
+PROGRAM = "python -m flows.rollback"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code."""
+    options, others = _parser().parse_known_args(arguments)
+    try:
+        named = ["--deploy.mlkey", options.mlkey] if options.mlkey is not None else []
+        config = load_config([*others, *named], prog=PROGRAM)
+    except ConfigError as error:
+        return _refuse(error, 2)
+
+    from tasks.lifecycle import running_target
+    from tasks.lifecycle_rollback import rollback
+
+    try:
+        done = rollback(
+            config.deploy.mlkey,
+            to=options.to,
+            question=options.question,
+            config=config,
+            target=running_target(config),
+        )
+    except KeyboardInterrupt:
+        print("Interrupted. The same command goes on from there.", file=sys.stderr)  # noqa: T201
+        return 130
+    except AsklineError as error:
+        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
+    _say(f"{done.mlkey}: {done.left.model_version} → {done.now.model_version}")
+    _say(f"endpoint  {done.endpoint.name} {done.endpoint.action}, on {done.endpoint.config_name}")
+    _say(f"asked     {done.asked.question!r} → {done.asked.answer!r}, {done.asked.seconds:.1f} s")
+    _say(f"registry  promotion {done.now.version}, by {done.now.run_id}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Let an MLKey answer from an earlier version again.",
+        epilog="The pipeline's options hold too, such as --config FILE, --target, --region and --state-dir; "
+        "python -m flows.full_pipeline --help lists them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--mlkey", metavar="MLKEY", help="which MLKey (default: deploy.mlkey)")
+    parser.add_argument(
+        "--to",
+        metavar="VERSION",
+        help="the beginning of a model version or of a package's sha256 (default: what was promoted before)",
+    )
+    parser.add_argument(
+        "--question",
+        metavar="TEXT",
+        help="what the endpoint is asked (default: a question of that version's smoke test, where its report is at "
+        "hand)",
+    )
+    return parser
+
+
+def _refuse(error: AsklineError, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
+    return code
+
+
+def _say(text: str) -> None:
+    print(text)  # noqa: T201 - this is the program's answer
+
+
+if __name__ == "__main__":
+    sys.exit(main())

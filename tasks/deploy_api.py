@@ -86,7 +86,7 @@ def deploy_api(
         progress=lambda message: progress(0.5, message),
     )
     ref = ApiRef(
-        url=_url(stack.outputs, target),
+        url=stage_url(stack.outputs, target),
         stack_name=config.stack_name,
         stack_id=stack.stack_id,
         auth=auth,
@@ -170,7 +170,7 @@ def _is_there(s3: Any, bucket: str, key: str) -> bool:
     return True
 
 
-def _url(outputs: dict[str, str], target: Target) -> str:
+def stage_url(outputs: dict[str, str], target: Target) -> str:
     """Return the stage's address, with a slash at its end: curl does not add one to a path."""
     if target.kind == "aws":
         return outputs["ApiUrl"]

@@ -6,7 +6,7 @@ from askline.progress import Progress, part, quiet
 from askline.records import Record, Target
 from tasks.aws import cloudformation
 from tasks.aws.errors import explained
-from tasks.deploy_api import _url as stage_url
+from tasks.deploy_api import stage_url
 from tasks.lifecycle import Inventory, Resource, take_inventory
 from tasks.lifecycle_orphans import KEEP, Orphan, find_orphans
 from tasks.lifecycle_versions import versions

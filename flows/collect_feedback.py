@@ -16,6 +16,7 @@ from pathlib import Path
 
 from askline.command_line import load_config
 from askline.errors import AsklineError, ConfigError
+from flows.terminal import refuse, say
 
 PROGRAM = "python -m flows.collect_feedback"
 
@@ -27,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = ["--deploy.mlkey", options.mlkey] if options.mlkey is not None else []
         config = load_config([*others, *named], prog=PROGRAM)
     except ConfigError as error:
-        return _refuse(error, 2)
+        return refuse(error, 2)
 
     from tasks.collect_feedback import collect_feedback, find_log
     from tasks.connect import connect
@@ -39,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             log=log, mlkey=config.deploy.mlkey, out=options.out, target=target, since=options.since
         )
     except AsklineError as error:
-        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
+        return refuse(error, 2 if isinstance(error, ConfigError) else 1)
     left_out = [
         f"{count} {what}"
         for count, what in (
@@ -49,11 +50,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         if count
     ]
-    _say(f"{log}: {found.asked} questions, {found.verdicts} verdicts")
-    _say(f"{found.rows_file}: {_counted(found.rows, 'confirmed', 'corrected')}")
-    _say(f"{found.review_file}: {_counted(found.review, 'thumbs-down', 'abstained', 'redacted')}, to be answered")
+    say(f"{log}: {found.asked} questions, {found.verdicts} verdicts")
+    say(f"{found.rows_file}: {_counted(found.rows, 'confirmed', 'corrected')}")
+    say(f"{found.review_file}: {_counted(found.review, 'thumbs-down', 'abstained', 'redacted')}, to be answered")
     if left_out:
-        _say(f"left out: {', '.join(left_out)}")
+        say(f"left out: {', '.join(left_out)}")
     return 0
 
 
@@ -77,15 +78,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _counted(counts: Mapping[str, int], *names: str) -> str:
     return ", ".join(f"{counts.get(name, 0)} {name}" for name in names)
-
-
-def _refuse(error: AsklineError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
-    return code
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - this is the program's answer
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from askline.command_line import load_config
 from askline.errors import AsklineError, ConfigError
+from flows.terminal import command_parser, refuse, say
 
 PROGRAM = "python -m flows.rollback"
 
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         named = ["--deploy.mlkey", options.mlkey] if options.mlkey is not None else []
         config = load_config([*others, *named], prog=PROGRAM)
     except ConfigError as error:
-        return _refuse(error, 2)
+        return refuse(error, 2)
 
     from tasks.lifecycle import running_target
     from tasks.lifecycle_rollback import rollback
@@ -43,22 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted. The same command goes on from there.", file=sys.stderr)  # noqa: T201
         return 130
     except AsklineError as error:
-        return _refuse(error, 2 if isinstance(error, ConfigError) else 1)
-    _say(f"{done.mlkey}: {done.left.model_version} → {done.now.model_version}")
-    _say(f"endpoint  {done.endpoint.name} {done.endpoint.action}, on {done.endpoint.config_name}")
-    _say(f"asked     {done.asked.question!r} → {done.asked.answer!r}, {done.asked.seconds:.1f} s")
-    _say(f"registry  promotion {done.now.version}, by {done.now.run_id}")
+        return refuse(error, 2 if isinstance(error, ConfigError) else 1)
+    say(f"{done.mlkey}: {done.left.model_version} → {done.now.model_version}")
+    say(f"endpoint  {done.endpoint.name} {done.endpoint.action}, on {done.endpoint.config_name}")
+    say(f"asked     {done.asked.question!r} → {done.asked.answer!r}, {done.asked.seconds:.1f} s")
+    say(f"registry  promotion {done.now.version}, by {done.now.run_id}")
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Let an MLKey answer from an earlier version again.",
-        epilog="The pipeline's options hold too, such as --config FILE, --target, --region and --state-dir; "
-        "python -m flows.full_pipeline --help lists them.",
-        allow_abbrev=False,
-    )
+    parser = command_parser(PROGRAM, "Let an MLKey answer from an earlier version again.")
     parser.add_argument("--mlkey", metavar="MLKEY", help="which MLKey (default: deploy.mlkey)")
     parser.add_argument(
         "--to",
@@ -72,15 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         "hand)",
     )
     return parser
-
-
-def _refuse(error: AsklineError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
-    return code
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - this is the program's answer
 
 
 if __name__ == "__main__":

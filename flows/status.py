@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from askline.command_line import load_config
 from askline.errors import AsklineError, ConfigError
+from flows.terminal import command_parser, refuse, say
 
 if TYPE_CHECKING:
     from tasks.lifecycle_status import Deployed, StatusReport
@@ -31,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.keep is not None and options.keep < 1:
             raise ConfigError(f"--keep {options.keep}: at least 1, the version that answers now")
     except ConfigError as error:
-        return _refuse(error, 2)
+        return refuse(error, 2)
 
     from tasks.lifecycle import running_target
     from tasks.lifecycle_orphans import KEEP
@@ -40,18 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         report = status(config, keep=options.keep or KEEP, target=running_target(config))
     except AsklineError as error:
-        return _refuse(error, 1)
-    _say(report.model_dump_json(indent=2) if options.json else render(report))
+        return refuse(error, 1)
+    say(report.model_dump_json(indent=2) if options.json else render(report))
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Show what is deployed, where the API answers, and what nothing refers to any more.",
-        epilog="The pipeline's options hold too, such as --config FILE, --target, --region and --state-dir; "
-        "python -m flows.full_pipeline --help lists them.",
-        allow_abbrev=False,
+    parser = command_parser(
+        PROGRAM, "Show what is deployed, where the API answers, and what nothing refers to any more."
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument(
@@ -117,15 +114,6 @@ def _table(rows: Iterable[Sequence[str]]) -> list[str]:
     rows = list(rows)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-
-
-def _refuse(error: AsklineError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
-    return code
-
-
-def _say(text: str) -> None:
-    print(text)  # noqa: T201 - this is the program's answer
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from askline.command_line import load_config
 from askline.errors import AsklineError, ConfigError
+from flows.terminal import command_parser, refuse, say
 
 if TYPE_CHECKING:
     from askline.config import PipelineConfig
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         config = load_config([*others, *named], prog=PROGRAM)
         _check(options)
     except ConfigError as error:
-        return _refuse(error, WRONG_OPTION)
+        return refuse(error, WRONG_OPTION)
     try:
         return _run(config, options)
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from there.", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
     except AsklineError as error:
-        return _refuse(error, FAILED)
+        return refuse(error, FAILED)
 
 
 def _run(config: "PipelineConfig", options: argparse.Namespace) -> int:
@@ -64,22 +65,22 @@ def _run(config: "PipelineConfig", options: argparse.Namespace) -> int:
     plan, about_api = _with_stack(plan, inventory, config, target, wanted=options.api)
     _show(plan, inventory, what)
     if plan.empty:
-        _say(f"nothing to take down of {what}" + _known(inventory, options))
+        say(f"nothing to take down of {what}" + _known(inventory, options))
         _say_if(about_api)
         return 0
     if not options.yes:
         if not sys.stdin.isatty():
-            return _refuse(ConfigError("nobody can be asked here: nothing was deleted; add --yes to delete"), 2)
+            return refuse(ConfigError("nobody can be asked here: nothing was deleted; add --yes to delete"), 2)
         if input(f"Delete these {len(plan.going) + (plan.stack is not None)}? [y/N] ").strip().lower() not in (
             "y",
             "yes",
         ):
-            _say("nothing was deleted")
+            say("nothing was deleted")
             return DECLINED
     done = carry_out(
-        plan, target=target, wait_seconds=config.deploy.wait_seconds, progress=lambda share, message="": _say(message)
+        plan, target=target, wait_seconds=config.deploy.wait_seconds, progress=lambda share, message="": say(message)
     )
-    _say(f"{len(done)} deleted, {what} is taken down" if not options.orphans else f"{len(done)} deleted")
+    say(f"{len(done)} deleted, {what} is taken down" if not options.orphans else f"{len(done)} deleted")
     _say_if(about_api)
     return 0
 
@@ -108,17 +109,17 @@ def _with_stack(
 
 def _show(plan: "Teardown", inventory: "Inventory", what: str) -> None:
     if not plan.empty:
-        _say(f"To take down {what} ({inventory.region}):")
+        say(f"To take down {what} ({inventory.region}):")
     for found in plan.going:
-        _say(f"  {found}")
+        say(f"  {found}")
     if plan.stack is not None:
-        _say(f"  stack {plan.stack.name} ({plan.stack.status})")
+        say(f"  stack {plan.stack.name} ({plan.stack.status})")
     if plan.left:
-        _say("Left alone:")
+        say("Left alone:")
     for left in plan.left:
-        _say(f"  {left.what}: {left.why}")
+        say(f"  {left.what}: {left.why}")
     for note in inventory.notes:
-        _say(f"Not seen: {note}")
+        say(f"Not seen: {note}")
 
 
 def _known(inventory: "Inventory", options: argparse.Namespace) -> str:
@@ -139,13 +140,7 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
-        description="Take down an MLKey, or what nothing refers to any more: lists it, asks, deletes.",
-        epilog="The pipeline's options hold too, such as --config FILE, --target, --region and --state-dir; "
-        "python -m flows.full_pipeline --help lists them.",
-        allow_abbrev=False,
-    )
+    parser = command_parser(PROGRAM, "Take down an MLKey, or what nothing refers to any more: lists it, asks, deletes.")
     parser.add_argument("--mlkey", metavar="MLKEY", help="which MLKey (default: deploy.mlkey)")
     parser.add_argument("--orphans", action="store_true", help="only what nothing refers to any more")
     parser.add_argument("--archives", action="store_true", help="delete the archives in S3 too; never a bucket")
@@ -161,18 +156,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _refuse(error: AsklineError, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201 - this is the program's one message
-    return code
-
-
 def _say_if(text: str) -> None:
     if text:
-        _say(text)
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - this is the program's answer
+        say(text)
 
 
 if __name__ == "__main__":

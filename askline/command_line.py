@@ -24,7 +24,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from askline.config import PipelineConfig
+from askline.config import STEPS, PipelineConfig, Step
 from askline.errors import ConfigError
 
 ENV_PREFIX = "ASKLINE_"
@@ -63,16 +63,18 @@ class _Parser(argparse.ArgumentParser):
 
 
 class CommandLine(NamedTuple):
-    """What a person asked for: a configuration, and whether to stop at the plan."""
+    """What a person asked for: a configuration, whether to stop at the plan, and from which step to begin anew."""
 
     config: PipelineConfig
     plan: bool
+    redo_from: Step | None
 
 
-def _build_parser(prog: str, *, offer_plan: bool) -> _Parser:
+def _build_parser(prog: str, *, runs: bool) -> _Parser:
+    of_runs = " [--plan] [--fresh | --from STEP]" if runs else ""
     parser = _Parser(
         prog=prog,
-        usage=f"{prog} [--config FILE]{' [--plan]' if offer_plan else ''} [--OPTION VALUE] [--SECTION.OPTION VALUE] …",
+        usage=f"{prog} [--config FILE]{of_runs} [--OPTION VALUE] [--SECTION.OPTION VALUE] …",
         description=inspect.cleandoc(_Settings.__doc__ or ""),
         formatter_class=lambda prog: argparse.RawDescriptionHelpFormatter(prog, max_help_position=34, width=110),
         allow_abbrev=False,
@@ -80,17 +82,24 @@ def _build_parser(prog: str, *, offer_plan: bool) -> _Parser:
     parser.add_argument(
         "--config", metavar="FILE", type=Path, help="TOML file with options (environment: ASKLINE_CONFIG)"
     )
-    if offer_plan:
+    if runs:
         text = "train, evaluate and package, show what would be created and cost, and stop"
         parser.add_argument("--plan", action="store_true", help=text)
+        redo = parser.add_mutually_exclusive_group()
+        redo.add_argument("--fresh", action="store_true", help="take nothing that an earlier run has finished")
+        text = f"take nothing from this step on that an earlier run has finished: {', '.join(STEPS)}"
+        redo.add_argument("--from", dest="redo_from", metavar="STEP", choices=STEPS, help=text)
     return parser
 
 
 def load_command_line(
     arguments: Sequence[str] | None = None, *, prog: str = "python -m flows.full_pipeline"
 ) -> CommandLine:
-    """Read the configuration and ``--plan``, which is no part of it; see :func:`load_config` for the rest."""
-    return _load(arguments, prog, offer_plan=True)
+    """Read the configuration, and ``--plan``, ``--fresh`` and ``--from``, which are no part of it.
+
+    See :func:`load_config` for the rest.
+    """
+    return _load(arguments, prog, runs=True)
 
 
 def load_config(
@@ -112,12 +121,12 @@ def load_config(
     SystemExit
         After ``--help``.
     """
-    return _load(arguments, prog, offer_plan=False).config
+    return _load(arguments, prog, runs=False).config
 
 
-def _load(arguments: Sequence[str] | None, prog: str, *, offer_plan: bool) -> CommandLine:
+def _load(arguments: Sequence[str] | None, prog: str, *, runs: bool) -> CommandLine:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _build_parser(prog, offer_plan=offer_plan)
+    parser = _build_parser(prog, runs=runs)
     options: dict[str, Any] = {
         "case_sensitive": True,
         "cli_prog_name": prog,
@@ -128,7 +137,7 @@ def _load(arguments: Sequence[str] | None, prog: str, *, offer_plan: bool) -> Co
     }
     command_line: Any = CliSettingsSource(_Settings, root_parser=parser, **options)
     known = parser.parse_args(arguments)  # before the source's own parse: it would report an unknown option less well
-    options_given = {name: value for name, value in vars(known).items() if name != "plan"}
+    options_given = {name: value for name, value in vars(known).items() if name not in ("plan", "fresh", "redo_from")}
     given = command_line(parsed_args=options_given | {"config": None})()
     given.pop("config", None)
     environment: dict[str, Any] = EnvSettingsSource(
@@ -141,7 +150,10 @@ def _load(arguments: Sequence[str] | None, prog: str, *, offer_plan: bool) -> Co
         settings = _Settings(**InitSettingsSource(_Settings, merged)())
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    return CommandLine(PipelineConfig.model_validate(settings.model_dump()), plan=offer_plan and known.plan)
+    config = PipelineConfig.model_validate(settings.model_dump())
+    if not runs:
+        return CommandLine(config, plan=False, redo_from=None)
+    return CommandLine(config, plan=known.plan, redo_from="fetch-dataset" if known.fresh else known.redo_from)
 
 
 def _read_toml(file: Path) -> dict[str, Any]:

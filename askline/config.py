@@ -6,7 +6,7 @@ or from a Prefect block.
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -25,6 +25,13 @@ MemoryTier = Annotated[Literal["auto", 1024, 2048, 3072, 4096, 5120, 6144], Befo
 LogDays = Annotated[
     Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], BeforeValidator(_digits_to_int)
 ]
+
+
+#: The steps from which a run can be told to begin anew, in their order.
+Step = Literal[
+    "fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package", "upload", "deploy-serverless", "smoke-invoke"
+]
+STEPS: tuple[str, ...] = get_args(Step)
 
 
 class Section(BaseModel):
@@ -329,6 +336,9 @@ class PipelineConfig(Section):
     """AWS region."""
     state_dir: Path = Path(".askline")
     """Folder for artifacts, checkpoints, reports and the embedded cloud's state."""
+    artifact_store: str | None = Field(None, pattern=r"^([a-z0-9+]+://.+|/.*)$")
+    """Where several machines share artifacts, results and checkpoints, so that one finds what another has done:
+    s3://bucket/prefix, an absolute folder, or another URL that fsspec knows. The default is the state folder alone."""
     dataset: DatasetConfig = DatasetConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()

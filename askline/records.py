@@ -4,7 +4,7 @@ The bytes stay in the artifact store (:mod:`askline.store`); a record says where
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,6 +13,20 @@ class Record(BaseModel):
     """Base of all records."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    incidental: ClassVar[frozenset[str]] = frozenset()
+    """Fields that say how the thing came about and not what it is, such as the seconds it took."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return the fields that make this thing what it is: what a later step's result may depend on.
+
+        Two runs on two machines that come to the same have the same identity.
+        """
+        return {
+            name: value.identity() if isinstance(value, Record) else self.model_dump(mode="json", include={name})[name]
+            for name, value in self
+            if name not in self.incidental
+        }
 
 
 class Target(Record):
@@ -40,6 +54,11 @@ class SourceRef(Record):
     public: bool = False
     """True for a dataset of the public Hub that is used with the embedded cloud."""
 
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the source: of a file its name and content, not the folder in which it lies."""
+        said = super().identity()
+        return said | {"location": Path(self.location).name} if self.kind == "file" else said
+
 
 class BaseRef(Record):
     """A base model, resolved to something that cannot change."""
@@ -50,6 +69,7 @@ class BaseRef(Record):
     """Commit sha on the Hub; None for a folder or "scratch"."""
     fingerprint: str
     """The commit sha, the sha256 of the folder, or "scratch"."""
+    incidental: ClassVar[frozenset[str]] = frozenset({"name"})
 
 
 class DatasetRef(Record):
@@ -91,6 +111,7 @@ class ModelRef(Record):
     seconds: float
     max_source_tokens: int
     max_target_tokens: int
+    incidental: ClassVar[frozenset[str]] = frozenset({"seconds", "choices"})
 
 
 class SplitScores(Record):
@@ -124,6 +145,7 @@ class Scores(Record):
     """``untuned base``, ``nearest question`` and ``logistic regression`` on the same in-scope held-out questions."""
     out_of_scope_baselines: dict[str, SplitScores] = Field(default_factory=dict)
     seconds: float
+    incidental: ClassVar[frozenset[str]] = frozenset({"seconds"})
 
 
 class Gate(Record):
@@ -351,3 +373,7 @@ class Run(Record):
     run_id: str
     state_dir: Path
     target: Target
+    artifact_store: str | None = None
+    """URL of the place where artifacts, results and checkpoints are shared with other machines; None for this one."""
+    redo_from: str | None = None
+    """Name of the step from which on nothing remembered is taken."""

@@ -10,11 +10,12 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from askline.errors import ArtifactError
+from askline.shared_artifacts import SharedArtifacts
 
 
 def sha256_of_file(path: Path) -> str:
@@ -38,10 +39,14 @@ class ArtifactStore:
     ----------
     root
         The folder; created when the first artifact is written.
+    shared
+        A second place, which other machines read too: what is written here is copied there, and what is missing or
+        damaged here is fetched from there.
     """
 
-    def __init__(self, root: str | os.PathLike[str]) -> None:
+    def __init__(self, root: str | os.PathLike[str], shared: SharedArtifacts | None = None) -> None:
         self.root = Path(root).resolve()
+        self.shared = shared
 
     @contextmanager
     def new(self, kind: str) -> Iterator["Draft"]:
@@ -65,7 +70,7 @@ class ArtifactStore:
                 "Free some space or choose another folder with --state-dir."
             ) from error
         try:
-            yield Draft(parent, folder)
+            yield Draft(parent, folder, None if self.shared is None else self.shared.put)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
@@ -76,11 +81,42 @@ class ArtifactStore:
     def verify(self, kind: str, sha256: str) -> Path:
         """Return the folder of an artifact after comparing its content with its address.
 
+        What is missing or damaged here, and whole in the shared place, is fetched from there.
+
         Raises
         ------
         ArtifactError
             If it is missing, or its content is not what its address says.
         """
+        try:
+            return self._verify_here(kind, sha256)
+        except ArtifactError:
+            if self.shared is None or not self._fetch(self.shared, kind, sha256):
+                raise
+        return self._verify_here(kind, sha256)
+
+    def share(self, kind: str, sha256: str) -> None:
+        """Copy an artifact of this folder to the shared place, where there is one and it lacks it.
+
+        Raises
+        ------
+        ArtifactError
+            If the shared place cannot be written.
+        """
+        if self.shared is not None:
+            self.shared.put(kind, sha256, self.path(kind, sha256))
+
+    def _fetch(self, shared: SharedArtifacts, kind: str, sha256: str) -> bool:
+        with self.new(kind) as draft:
+            if not shared.get(kind, sha256, draft.folder):
+                return False
+            if sha256_of_folder(draft.folder) != sha256:
+                shared.forget(kind, sha256)
+                return False
+            Draft(draft.folder.parent, draft.folder).commit()
+        return True
+
+    def _verify_here(self, kind: str, sha256: str) -> Path:
         folder = self.path(kind, sha256)
         if not folder.is_dir():
             raise ArtifactError(
@@ -120,18 +156,20 @@ def _sweep(parent: Path) -> None:
 class Draft:
     """A folder that is being written and is not yet an artifact."""
 
-    def __init__(self, parent: Path, folder: Path) -> None:
+    def __init__(self, parent: Path, folder: Path, share: Callable[[str, str, Path], None] | None = None) -> None:
         self._parent = parent
+        self._share = share
         self.folder = folder
 
     def commit(self) -> str:
-        """Rename the folder to its content's address and return that sha256."""
+        """Rename the folder to its content's address, copy it to the shared place, and return that sha256."""
         sha256 = sha256_of_folder(self.folder)
         final = self._parent / sha256
-        if final.is_dir():
-            if sha256_of_folder(final) == sha256:
-                return sha256
+        if final.is_dir() and sha256_of_folder(final) != sha256:
             shutil.rmtree(final)
-        self.folder.chmod(0o755)
-        self.folder.replace(final)
+        if not final.is_dir():
+            self.folder.chmod(0o755)
+            self.folder.replace(final)
+        if self._share is not None:
+            self._share(self._parent.name, sha256, final)
         return sha256

@@ -6,6 +6,7 @@
     python -m flows.full_pipeline --dataset.source my.csv         # your own questions and answers
     python -m flows.full_pipeline --config configs/aws.toml       # Flan-T5 and your AWS account
     python -m flows.full_pipeline --plan                          # what would be created and cost; then stop
+    python -m flows.full_pipeline --from evaluate                 # nothing remembered from there on; --fresh: nothing
 
 Finished steps are remembered: the same command again goes on where the last run stopped. Exit codes: 0 promoted
 or planned, 1 failed, 2 wrong option, 3 finished but not promoted, 130 interrupted.
@@ -23,7 +24,7 @@ from prefect import flow
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from askline.config import PipelineConfig
+from askline.config import PipelineConfig, Step
 from tasks import steps
 from tasks.prefect_support import run_step
 from tasks.report import Findings, write_report
@@ -31,10 +32,14 @@ from tasks.run import container_python, open_run, run_name
 
 
 @flow(name="askline", flow_run_name=run_name)
-def full_pipeline(config: PipelineConfig = PipelineConfig(), plan_only: bool = False) -> State:  # noqa: B008 - frozen
+def full_pipeline(
+    config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
+    plan_only: bool = False,
+    redo_from: Step | None = None,
+) -> State:
     """Take a Q&A dataset and end with an API that answers, or with the plan of one."""
     python = container_python(config)
-    run = open_run(config)
+    run = open_run(config, redo_from=redo_from)
     found = Findings(config, run)
     source = run_step(steps.resolve_source, config.dataset, run)
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))

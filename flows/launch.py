@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from askline.command_line import load_command_line
-from askline.config import PipelineConfig
+from askline.config import PipelineConfig, Step
 from askline.console import show_steps
 from askline.errors import AsklineError, ConfigError
 from askline.records import PipelineReport, Target
@@ -19,7 +19,7 @@ FAILED, WRONG_OPTION, NOT_PROMOTED, INTERRUPTED = 1, 2, 3, 130
 def launch(arguments: Sequence[str] | None = None) -> int:
     """Run the pipeline as ``python -m flows.full_pipeline`` does and return the exit code."""
     try:
-        config, plan_only = load_command_line(arguments)
+        config, plan_only, redo_from = load_command_line(arguments)
     except ConfigError as error:
         return _refuse(error, WRONG_OPTION)
     console = show_steps()
@@ -30,7 +30,7 @@ def launch(arguments: Sequence[str] | None = None) -> int:
         with console.step("start") as line:
             target = start(config)
             line.done("the embedded cloud is up" if target.kind == "local" else f"AWS {target.region}")
-        report = _run(config, plan_only=plan_only)
+        report = _run(config, plan_only=plan_only, redo_from=redo_from)
     except KeyboardInterrupt:
         console.say("Interrupted. What is finished is kept: the same command goes on from there.")
         return INTERRUPTED
@@ -74,10 +74,10 @@ def start(config: PipelineConfig) -> Target:
     return target
 
 
-def _run(config: PipelineConfig, *, plan_only: bool) -> PipelineReport:
+def _run(config: PipelineConfig, *, plan_only: bool, redo_from: Step | None) -> PipelineReport:
     from flows.full_pipeline import full_pipeline
 
-    state = full_pipeline(config, plan_only, return_state=True)
+    state = full_pipeline(config, plan_only, redo_from, return_state=True)
     report = state.result()
     if not isinstance(report, PipelineReport):
         raise AsklineError(f"the flow ended as {state.name} without a report")

@@ -12,17 +12,29 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
-from prefect import Task, get_run_logger
+from prefect import Task, get_client, get_run_logger
 from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterId,
+    TaskRunFilter,
+    TaskRunFilterName,
+    TaskRunFilterState,
+    TaskRunFilterStateName,
+)
 from prefect.context import TaskRunContext
+from prefect.filesystems import RemoteFileSystem
+from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
+from askline.config import STEPS
 from askline.console import current_progress, step
 from askline.progress import Progress
 from askline.records import Record, Run
-from askline.store import ArtifactStore
+from tasks.artifacts import file_system_options, folder_of, is_folder, store_of
 from tasks.reporting.words import words
 
 P = ParamSpec("P")
@@ -69,32 +81,52 @@ def fingerprint(modules: tuple[str, ...], libraries: tuple[str, ...]) -> str:
 def cached_on(*modules: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Return the ``@task`` options of a step whose result depends only on its inputs, its code and its libraries.
 
-    A later run with the same inputs takes the record of the earlier one. A parameter of type
-    :class:`~askline.records.Run` (where things lie, who runs) never changes the key.
+    A later run with the same inputs takes the record of the earlier one, on another machine too where the two share
+    their artifacts. Of a record only its identity counts; a parameter of type :class:`~askline.records.Run` (where
+    things lie, who runs) never changes the key.
     """
 
     def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-        inputs = {
-            name: value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            for name, value in sorted(parameters.items())
-            if not isinstance(value, Run)
-        }
-        text = json.dumps([fingerprint(modules, tuple(libraries)), inputs], sort_keys=True, default=str)
-        return f"{context.task.name}-{hashlib.sha256(text.encode()).hexdigest()}"
+        return _key(context.task.name, fingerprint(modules, tuple(libraries)), parameters)
 
     return {"cache_key_fn": key, "persist_result": True, "result_serializer": "json"}
+
+
+def _key(task_name: str, depends_on: str, parameters: dict[str, Any]) -> str:
+    inputs = {name: _identity(value) for name, value in sorted(parameters.items()) if not isinstance(value, Run)}
+    text = json.dumps([depends_on, inputs], sort_keys=True, default=str)
+    return f"{task_name}-{hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def _identity(value: Any) -> Any:
+    if isinstance(value, Record):
+        return value.identity()
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
+
+
+def _key_in_run(context: TaskRunContext, parameters: dict[str, Any]) -> str:
+    run = next(value for value in parameters.values() if isinstance(value, Run))
+    return _key(context.task.name, run.run_id, parameters)
+
+
+#: ``@task`` options of a step that asks the world (a Hub's newest commit, an upload): every run does it anew, and the
+#: retry of a run, from the UI for instance, does not.
+ONCE_A_RUN: dict[str, Any] = {"cache_key_fn": _key_in_run, "persist_result": True, "result_serializer": "json"}
 
 
 def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
     """Run one step as a line in the terminal, and say whether its result is new or remembered.
 
-    A remembered record is believed only when its artifact is there and whole; otherwise the step runs anew.
+    A remembered record is believed only when its artifact is there and whole; otherwise the step runs anew. From
+    ``run.redo_from`` on nothing that an earlier run remembered is taken.
     """
+    run = _run_of(arguments)
+    task = task.with_options(**_shared_results(run))
     with step(task.name) as line:
-        state = task(*arguments, return_state=True, **options)
+        state = task.with_options(refresh_cache=_is_to_be_redone(task, run))(*arguments, return_state=True, **options)
         record: R = state.result()
         reused = state.name == "Cached"
-        if reused and not _is_whole(record, _run_of(arguments)):
+        if reused and not _is_whole(record, run):
             record, reused = task.with_options(refresh_cache=True)(*arguments, **options), False
         said = words(record) + (" · reused" if reused else "")
         line.done(said)
@@ -109,7 +141,51 @@ def _run_of(arguments: Sequence[Any]) -> Run:
 def _is_whole(record: Record, run: Run) -> bool:
     kind = type(record).__name__.removesuffix("Ref").lower()
     sha256 = getattr(record, "sha256", None)
-    return sha256 is None or ArtifactStore(run.state_dir / "artifacts").holds(kind, sha256)
+    if sha256 is None:
+        return True
+    store = store_of(run)
+    whole = store.holds(kind, sha256)
+    if whole:
+        store.share(kind, sha256)  # it may stem from a time when this machine shared nothing
+    return whole
+
+
+def _is_to_be_redone(task: Task[Any, Any], run: Run) -> bool:
+    """Say whether an earlier run's result must not be taken; what this very run has done is not redone by its retry."""
+    if run.redo_from is None or task.cache_key_fn in (None, _key_in_run):
+        return False
+    return STEPS.index(task.name) >= STEPS.index(run.redo_from) and not _finished_in_this_run(task.name)
+
+
+def _finished_in_this_run(name: str) -> bool:
+    if not flow_run.id or (flow_run.run_count or 1) < 2:
+        return False
+    with get_client(sync_client=True) as client:
+        found = client.read_task_runs(
+            flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run.id)])),
+            task_run_filter=TaskRunFilter(
+                name=TaskRunFilterName(like_=name),
+                state=TaskRunFilterState(name=TaskRunFilterStateName(any_=["Completed"])),
+            ),
+        )
+    return any(each.name.rpartition("-")[0] == name for each in found)
+
+
+def _shared_results(run: Run) -> dict[str, Any]:
+    """Return the ``@task`` options by which records are remembered where other machines look for them too."""
+    if run.artifact_store is None:
+        return {}
+    if is_folder(run.artifact_store):
+        return {"result_storage": folder_of(run.artifact_store) / "results"}
+    return {"result_storage": _result_block(run.artifact_store, tuple(sorted(file_system_options(run).items())))}
+
+
+@cache
+def _result_block(url: str, options: tuple[tuple[str, str], ...]) -> RemoteFileSystem:
+    """Save the place as a block on the Prefect server, so that other machines and the UI find what lies there."""
+    block = RemoteFileSystem(basepath=f"{url.rstrip('/')}/results", settings=dict(options))
+    block.save(f"askline-{hashlib.sha256(url.encode()).hexdigest()[:12]}", overwrite=True)
+    return block
 
 
 def progress_of(name: str) -> Progress:

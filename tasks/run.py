@@ -8,8 +8,13 @@ from askline.records import Run
 from tasks.connect import connect, prepare_environment
 
 
-def open_run(config: PipelineConfig) -> Run:
+def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
     """Connect to the target and return what every step of this run shares.
+
+    Parameters
+    ----------
+    redo_from
+        Name of the step from which on nothing that an earlier run remembered is taken.
 
     Raises
     ------
@@ -20,7 +25,13 @@ def open_run(config: PipelineConfig) -> Run:
 
     target = connect(config)
     prepare_environment(target)
-    return Run(run_id=flow_run.id or str(uuid.uuid4()), state_dir=config.state_dir.resolve(), target=target)
+    return Run(
+        run_id=flow_run.id or str(uuid.uuid4()),
+        state_dir=config.state_dir.resolve(),
+        target=target,
+        artifact_store=config.artifact_store,
+        redo_from=redo_from,
+    )
 
 
 def container_python(config: PipelineConfig) -> str:

@@ -35,7 +35,6 @@ from askline.records import (
     SourceRef,
     UploadRef,
 )
-from askline.store import ArtifactStore
 from tasks import deploy_api as api_core
 from tasks import deploy_serverless as endpoint_core
 from tasks import evaluate as evaluate_core
@@ -48,17 +47,14 @@ from tasks import push_to_hub as hub_core
 from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
-from tasks.prefect_support import RETRIES, cached_on, progress_of
+from tasks.artifacts import store_of
+from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, progress_of
 from tasks.reporting import markdown
 from tasks.reporting import plan as plan_report
 from tasks.training import base as base_core
 
 
-def _store(run: Run) -> ArtifactStore:
-    return ArtifactStore(run.state_dir / "artifacts")
-
-
-@task(name="resolve-source", **RETRIES)
+@task(name="resolve-source", **RETRIES, **ONCE_A_RUN)
 def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
     """Pin the dataset's source to something that cannot change: a commit or a hash."""
     return dataset_core.resolve_source(config, target=run.target, state_dir=run.state_dir)
@@ -68,13 +64,13 @@ def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
 def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> DatasetRef:
     """Read, clean, profile and split the questions and answers."""
     dataset = dataset_core.fetch_dataset(
-        config, source, store=_store(run), target=run.target, progress=progress_of("fetch-dataset")
+        config, source, store=store_of(run), target=run.target, progress=progress_of("fetch-dataset")
     )
-    create_markdown_artifact(markdown.dataset(dataset, _store(run)), key="dataset-profile", description="The dataset")
+    create_markdown_artifact(markdown.dataset(dataset, store_of(run)), key="dataset-profile", description="The dataset")
     return dataset
 
 
-@task(name="resolve-base", **RETRIES)
+@task(name="resolve-base", **RETRIES, **ONCE_A_RUN)
 def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     """Pin the base model to something that cannot change: a commit or a hash."""
     return base_core.resolve_base(config.base, config.base_revision, target=run.target)
@@ -97,12 +93,12 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
     model = training_core.fine_tune(
         config.model_copy(update={"base_revision": base.revision}),
         dataset,
-        store=_store(run),
+        store=store_of(run),
         target=run.target,
         work_dir=run.state_dir / "work",
         progress=progress_of("fine-tune"),
     )
-    create_markdown_artifact(markdown.loss_curve(model, _store(run)), key="loss-curve", description="Training loss")
+    create_markdown_artifact(markdown.loss_curve(model, store_of(run)), key="loss-curve", description="Training loss")
     return model
 
 
@@ -125,14 +121,14 @@ def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run
         config,
         model,
         dataset,
-        store=_store(run),
+        store=store_of(run),
         target=run.target,
         work_dir=run.state_dir / "work",
         progress=progress_of("evaluate"),
     )
-    said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, _store(run))
+    said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, store_of(run))
     create_markdown_artifact(said, key="scores", description="Scores and baselines")
-    wrong = markdown.wrong_answers(scores, _store(run))
+    wrong = markdown.wrong_answers(scores, store_of(run))
     create_table_artifact(wrong, key="wrong-answers", description="Held-out questions answered wrongly")
     return scores
 
@@ -143,7 +139,7 @@ def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef, ru
     return gate_core.check_gate(config, scores, dataset)
 
 
-@task(name="push-to-hf", **RETRIES)
+@task(name="push-to-hf", **RETRIES, **ONCE_A_RUN)
 def push_to_hub(
     config: HubConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, mlkey: str, run: Run
 ) -> HubRef:
@@ -154,7 +150,7 @@ def push_to_hub(
         scores,
         dataset,
         mlkey=mlkey,
-        store=_store(run),
+        store=store_of(run),
         target=run.target,
         run_id=run.run_id,
         progress=progress_of("push-to-hf"),
@@ -190,7 +186,7 @@ def build_package(
         model,
         scores,
         dataset,
-        store=_store(run),
+        store=store_of(run),
         python=python,
         license=license_name,
         progress=progress_of("package"),
@@ -207,14 +203,14 @@ def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef
     return plan
 
 
-@task(name="upload", **RETRIES)
+@task(name="upload", **RETRIES, **ONCE_A_RUN)
 def upload_package(config: PackageConfig, package: PackageRef, deploy: DeployConfig, run: Run) -> UploadRef:
     """Bring the archive to S3, unless the same bytes are there."""
     return upload_core.upload_package(
         config,
         package,
         mlkey=deploy.mlkey,
-        store=_store(run),
+        store=store_of(run),
         target=run.target,
         tags=deploy.tags,
         progress=progress_of("upload"),
@@ -266,7 +262,7 @@ def smoke_invoke(
         scores,
         differing=package.differing,
         target=run.target,
-        store=_store(run),
+        store=store_of(run),
         progress=progress_of("smoke-invoke"),
     )
     registry.promote(

@@ -29,7 +29,7 @@ def test_nested_options_in_kebab_case():
 
 
 def test_a_plan_is_asked_for_beside_the_configuration_and_is_no_part_of_it():
-    assert load_command_line([]) == (PipelineConfig(), False)
+    assert load_command_line([]) == (PipelineConfig(), False, None)
     asked = load_command_line(["--deploy.memory-mb", "auto", "--plan", "--deploy.mlkey", "x"])
     assert asked.plan
     assert asked.config == load_config(["--deploy.mlkey", "x"])
@@ -118,3 +118,14 @@ def test_help_documents_every_option_and_imports_nothing_heavy():
         for name, option in getattr(field.annotation, "model_fields", {}).items():
             assert f"--{section}.{name.replace('_', '-')}" in done.stdout
             assert option.description, f"{section}.{name} has no description"
+
+
+def test_a_run_begins_anew_from_a_step_or_altogether():
+    assert load_command_line(["--from", "evaluate"]).redo_from == "evaluate"
+    assert load_command_line(["--fresh"]).redo_from == "fetch-dataset"
+    with pytest.raises(ConfigError, match="evaluat"):
+        load_command_line(["--from", "evaluat"])
+    with pytest.raises(ConfigError, match="not allowed with"):
+        load_command_line(["--fresh", "--from", "evaluate"])
+    with pytest.raises(ConfigError, match="unknown option"):
+        load_config(["--fresh"])

@@ -1,0 +1,52 @@
+"""Where a run keeps its artifacts: its state folder, and the place that it shares with other machines."""
+
+from functools import cache
+from pathlib import Path
+
+from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
+from askline.records import Run
+from askline.shared_artifacts import SharedArtifacts
+from askline.store import ArtifactStore
+
+
+def store_of(run: Run) -> ArtifactStore:
+    """Return the artifact store of a run.
+
+    Raises
+    ------
+    ConfigError
+        If the shared place is a URL that fsspec does not know.
+    """
+    shared = None
+    if run.artifact_store is not None:
+        shared = _shared(run.artifact_store, tuple(sorted(file_system_options(run).items())))
+    return ArtifactStore(run.state_dir / "artifacts", shared)
+
+
+def file_system_options(run: Run) -> dict[str, str]:
+    """Return what fsspec needs to reach the run's shared place; AWS's own S3 and folders need nothing.
+
+    The keys are those of the embedded cloud, which open nothing else; AWS's come from its own chain.
+    """
+    if run.target.kind != "local" or not (run.artifact_store or "").startswith("s3"):
+        return {}
+    return {
+        "endpoint_url": run.target.endpoints["s3"],
+        "key": LOCAL_ACCESS_KEY_ID,
+        "secret": LOCAL_SECRET_ACCESS_KEY,
+    }
+
+
+def is_folder(url: str) -> bool:
+    """Say whether a shared place is a folder of this machine, or one that is mounted on it."""
+    return url.startswith(("/", "file:"))
+
+
+def folder_of(url: str) -> Path:
+    """Return the path of a shared place that is a folder."""
+    return Path(url.removeprefix("file://").removeprefix("file:"))
+
+
+@cache
+def _shared(url: str, options: tuple[tuple[str, str], ...]) -> SharedArtifacts:
+    return SharedArtifacts(url, dict(options))

@@ -134,6 +134,31 @@ class EvaluationConfig(Section):
     """Gate: share of out-of-scope questions answered with the unanswerable text, where the dataset has some."""
     beat_base: bool = True
     """Gate: exact match must not be below the untuned base's."""
+    champion: Literal["auto", "required", "off"] = "auto"
+    """Gate: compare the model with the deployed one on the same held-out questions. "auto" does so where the MLKey has
+    one; "required" stops where it has none; "off" deploys whatever passes the other gates."""
+    promote: Literal["better", "not-worse", "always"] = "better"
+    """What the comparison must say: "better" asks for proof, "not-worse" lets a difference within the noise pass,
+    "always" only reports."""
+    min_improvement: float = Field(0.0, ge=0, lt=1)
+    """"better" means: by more than this share of the held-out questions."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """How likely a model that is no better may be promoted by chance."""
+    champion_questions: int = Field(1000, ge=10, le=100_000)
+    """Most held-out questions that the deployed endpoint is asked."""
+    approval: bool = False
+    """Wait for a person's yes in the Prefect UI before anything is published."""
+    approval_hours: float = Field(24, gt=0, le=24 * 30)
+    """How long to wait for it; after that the model is not promoted."""
+
+    def measuring(self) -> "EvaluationConfig":
+        """Return the options that shape the scores, the gates' own at their defaults.
+
+        What the evaluation is remembered by: another floor asks for another decision, not for another measurement.
+        """
+        gates = {name for name in type(self).model_fields if name.startswith(("min_", "champion", "approval"))}
+        gates |= {"beat_base", "promote", "alpha"}
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in gates})
 
 
 class HubConfig(Section):

@@ -148,11 +148,87 @@ class Scores(Record):
     incidental: ClassVar[frozenset[str]] = frozenset({"seconds"})
 
 
+class ChampionRef(Record):
+    """What answers for an MLKey before this run, as the registry says."""
+
+    mlkey: str
+    endpoint: str
+    model_version: str
+    """The first 12 digits of its model's sha256."""
+    archive_sha256: str
+    dataset: str
+    """Source and revision of its dataset, for people."""
+    dataset_sha256: str | None = None
+    """Address of its dataset artifact; None where the registry's entry does not say."""
+    promoted_at: str
+    run_id: str
+
+
+class Paired(Record):
+    """Champion and challenger on the same questions, compared question by question."""
+
+    questions: int
+    champion: float
+    """Share of the questions that the champion answered rightly (exact match), 0 to 1."""
+    challenger: float
+    """The same of the challenger."""
+    only_champion: int
+    """Questions that only the champion answered rightly."""
+    only_challenger: int
+    """Questions that only the challenger answered rightly."""
+    p_better: float
+    """How likely so many wins of the challenger are if both are equally good (exact McNemar test, one-sided)."""
+    p_worse: float
+    """The same of the champion's wins."""
+    low: float
+    """Lower end of the confidence interval of challenger - champion (paired bootstrap over facts)."""
+    high: float
+    """Upper end."""
+
+    @property
+    def difference(self) -> float:
+        """Challenger - champion, -1 to 1."""
+        return self.challenger - self.champion
+
+
+class Comparison(Record):
+    """The challenger beside the champion on the same held-out questions."""
+
+    champion: ChampionRef
+    verdict: Literal["same model", "better", "unproven", "worse"]
+    reason: str
+    """The verdict in a sentence, with its figures."""
+    overall: Paired | None = None
+    """All compared questions; None where nothing was asked."""
+    in_scope: Paired | None = None
+    out_of_scope: Paired | None = None
+    champion_token_f1: float | None = None
+    """On the in-scope questions that were compared, 0 to 1."""
+    challenger_token_f1: float | None = None
+    left_out: int = 0
+    """Held-out questions that the champion was trained on, which were not compared."""
+    sha256: str | None = None
+    """Address of the ``comparison`` artifact: ``answers.jsonl`` with both answers to each question."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how the two were compared."""
+
+
+class Approval(Record):
+    """What a person said to the model before it was published."""
+
+    approved: bool
+    note: str = ""
+
+
 class Gate(Record):
     """Whether the model is good enough to be published and deployed, and why not."""
 
     passed: bool
     reasons: tuple[str, ...] = ()
+    comparison: Comparison | None = None
+    """The model beside the one that is deployed; None where there is none, or it was not looked at."""
+    approval: Approval | None = None
+    """What a person said, where one was asked."""
 
 
 class HubRef(Record):
@@ -342,20 +418,20 @@ class SmokeRef(Record):
     cold_start_seconds: float
 
 
-class PipelineReport(Record):
-    """What a run did, kept as ``report.json``."""
+class RunReport(Record):
+    """What is known of a run, however it ended: what a failed one leaves as ``report.json``."""
 
     run_id: str
     run_name: str
-    state: Literal["Promoted", "NotPromoted", "Planned"]
+    state: Literal["Promoted", "NotPromoted", "Planned", "Failed"]
     started: str
     seconds: float
     target: Target
     config: dict[str, Any]
-    dataset: DatasetRef
-    model: ModelRef
-    scores: Scores
-    gate: Gate
+    dataset: DatasetRef | None = None
+    model: ModelRef | None = None
+    scores: Scores | None = None
+    gate: Gate | None = None
     hub: HubRef | None = None
     package: PackageRef | None = None
     plan: DeployPlan | None = None
@@ -365,6 +441,18 @@ class PipelineReport(Record):
     smoke: SmokeRef | None = None
     steps: dict[str, float] = Field(default_factory=dict)
     """Seconds by step."""
+    error: str | None = None
+    """Why it failed."""
+
+
+class PipelineReport(RunReport):
+    """What a run did that came to its end, kept as ``report.json``."""
+
+    state: Literal["Promoted", "NotPromoted", "Planned"]
+    dataset: DatasetRef
+    model: ModelRef
+    scores: Scores
+    gate: Gate
 
 
 class Run(Record):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import transformers
+from accelerate import PartialState  # type: ignore[import-untyped]
 from torch.utils.data import Sampler
 from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
 
@@ -83,7 +84,7 @@ def train(
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
-        per_device_train_batch_size=recipe.batch_size,
+        per_device_train_batch_size=max(1, recipe.batch_size // PartialState().num_processes),
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup,

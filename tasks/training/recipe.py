@@ -27,7 +27,8 @@ class Recipe(Record):
     weight_decay: float
     adam_beta2: float
     max_grad_norm: float = 1.0
-    precision: Literal["fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16"]
+    """"auto" is decided on the machine that trains."""
     augment: bool
     word_drop: float
     """Share of a question's words that augmentation leaves out."""
@@ -74,7 +75,7 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
         warmup=0.05 if scratch else 0.0,
         weight_decay=config.weight_decay,
         adam_beta2=0.98 if scratch else 0.999,
-        precision=_precision(config),
+        precision=config.precision,
         augment=augment,
         word_drop=0.1 if augment else 0.0,
         mixing=0.3 if augment else 0.0,
@@ -88,10 +89,10 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
 OUT_OF_SCOPE_SHARE = 0.03
 
 
-def _precision(config: TrainingConfig) -> Literal["fp32", "bf16"]:
+def choose_precision(wanted: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
     """Take bf16 where the processor multiplies in it; elsewhere it is emulated and slower than fp32."""
-    if config.precision != "auto":
-        return config.precision
+    if wanted != "auto":
+        return wanted
     import torch
 
     if torch.cuda.is_available():

@@ -8,22 +8,17 @@ or from a Prefect block.
 from pathlib import Path
 from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from askline.deploy_config import DeployConfig as DeployConfig
+from askline.deploy_config import MemoryTier as MemoryTier
+from askline.section import Section, digits_to_int
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 
-
-def _digits_to_int(value: object) -> object:
-    return int(value) if isinstance(value, str) and value.isdigit() else value
-
-
-#: The memory sizes that SageMaker offers for serverless endpoints, or "auto" for the smallest that holds the package;
-#: text from a command line is taken for a number.
-MemoryTier = Annotated[Literal["auto", 1024, 2048, 3072, 4096, 5120, 6144], BeforeValidator(_digits_to_int)]
-
 #: The times that CloudWatch offers for keeping a log, in days.
 LogDays = Annotated[
-    Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], BeforeValidator(_digits_to_int)
+    Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731], BeforeValidator(digits_to_int)
 ]
 
 
@@ -32,12 +27,6 @@ Step = Literal[
     "fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package", "upload", "deploy-serverless", "smoke-invoke"
 ]
 STEPS: tuple[str, ...] = get_args(Step)
-
-
-class Section(BaseModel):
-    """Base of every group of options."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class DatasetConfig(Section):
@@ -212,32 +201,6 @@ class PackageConfig(Section):
         return self
 
 
-class DeployConfig(Section):
-    """The SageMaker endpoint."""
-
-    target: Literal["serverless"] = "serverless"
-    """Kind of endpoint."""
-    mlkey: str = Field("biography", pattern=r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$", max_length=46)
-    """Name by which callers choose the model; the endpoint is serv-hf-endpoint-<MLKey>."""
-    memory_mb: MemoryTier = "auto"
-    """Memory of the serverless endpoint, in MB; "auto" is the smallest tier that holds what the package was measured to
-    need. vCPUs come in proportion to it."""
-    memory_headroom: float = Field(1.25, ge=1, le=4)
-    """What "auto" multiplies the measured need by, for what was not asked while measuring."""
-    calls_per_month: int = Field(10_000, ge=1)
-    """Traffic for which the plan says what a month costs; nothing is limited by it."""
-    max_concurrency: int = Field(5, ge=1, le=200)
-    """Requests answered at once before callers are throttled."""
-    role_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$")
-    """Execution role that SageMaker takes on; needed on AWS, created on the embedded cloud."""
-    image: str | None = None
-    """Container image; default the newest Hugging Face inference image for the region."""
-    tags: dict[str, str] = Field(default_factory=dict)
-    """Further tags on everything that is created."""
-    wait_seconds: int = Field(900, ge=10, le=3600)
-    """How long to wait for the endpoint to be in service."""
-
-
 class ApiLimitsConfig(Section):
     """How much the API takes on before it answers 429."""
 
@@ -379,5 +342,19 @@ class PipelineConfig(Section):
             raise ValueError(
                 "deploy.role_arn is needed when target is aws: the IAM role that SageMaker takes on to read the "
                 "archive (arn:aws:iam::<account>:role/<name>)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_api_can_ask_it(self) -> Self:
+        if self.deploy.target == "async" and self.api.enabled:
+            raise ValueError(
+                "an async endpoint puts its answers in S3 and cannot be asked through the API: set api.enabled to "
+                'false with deploy.target "async", or choose "serverless" or "real-time"'
+            )
+        if self.deploy.multi_model and self.api.enabled:
+            raise ValueError(
+                "the API does not say which of an endpoint's several models it asks: set api.enabled to false with "
+                "deploy.multi_model, or give each MLKey an endpoint of its own"
             )
         return self

@@ -50,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
         help="stop the model of a serverless endpoint that nobody has called for so long; the next call starts it "
         "again; 0 never does (default: as last time, at first 10)",
     )
+    up.add_argument(
+        "--enforce-iam",
+        action=argparse.BooleanOptionalAction,
+        help="let callers other than root do only what their IAM policies allow (default: as last time, at first not)",
+    )
     up.add_argument("--quiet", action="store_true", help="no progress lines on standard error")
 
     status = commands.add_parser(
@@ -138,6 +143,7 @@ def _up(options: argparse.Namespace) -> int:
         without=options.without,
         ports=dict(options.port),
         idle_minutes=options.idle_minutes,
+        enforce_iam=options.enforce_iam,
         say=control.silent if options.quiet else _say,
     )
     if options.json:

@@ -43,6 +43,7 @@ def up(
     without: Collection[str] = (),
     ports: Mapping[str, int] | None = None,
     idle_minutes: float | None = None,
+    enforce_iam: bool | None = None,
     say: Say = silent,
 ) -> Target:
     """Start the embedded cloud, or find that it runs, and return its addresses once all parts are healthy.
@@ -60,6 +61,9 @@ def up(
     idle_minutes
         Minutes without a call after which a serverless container is stopped, 0 for never; None for what this cloud
         was started with before, at first 10.
+    enforce_iam
+        Whether callers other than root may do only what their policies allow; None for what this cloud was started
+        with before, at first not.
     say
         Called with each line of progress.
 
@@ -84,11 +88,11 @@ def up(
     with one_at_a_time(folder, say):
         status = _running(folder, say)
         if status is not None:
-            return _join(folder, status, wanted, forced, idle_minutes, say)
+            return _join(folder, status, wanted, forced, idle_minutes, enforce_iam, say)
         avoid: set[int] = set()
         for _ in range(3):
             processes.end_all_marked(folder.root, grace=2)
-            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, say)
+            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, enforce_iam, say)
             supervisor = _launch(folder)
             try:
                 return _wait(folder, plan, supervisor, say)
@@ -194,6 +198,7 @@ def _plan(
     forced: Mapping[str, int],
     avoid: frozenset[int],
     idle_minutes: float | None,
+    enforce_iam: bool | None,
     say: Say,
 ) -> Plan:
     """Choose the ports and write the plan."""
@@ -208,7 +213,8 @@ def _plan(
     for remark in choice.remarks:
         say(remark)
     idle = old.idle_minutes if idle_minutes is None else idle_minutes
-    plan = Plan(parts=tuple(wanted), ports=remembered | choice.ports, idle_minutes=idle)
+    iam = old.enforce_iam if enforce_iam is None else enforce_iam
+    plan = Plan(parts=tuple(wanted), ports=remembered | choice.ports, idle_minutes=idle, enforce_iam=iam)
     folder.write_plan(plan)
     return plan
 
@@ -235,6 +241,7 @@ def _join(
     wanted: list[str],
     forced: Mapping[str, int],
     idle_minutes: float | None,
+    enforce_iam: bool | None,
     say: Say,
 ) -> Target:
     """Use the cloud that runs; have it start what it lacks."""
@@ -252,6 +259,11 @@ def _join(
             f"the embedded cloud runs already with --idle-minutes {plan.idle_minutes:g}, not {idle_minutes:g}; "
             "run: python -m local_cloud down, then up again with the option"
         )
+    if enforce_iam is not None and enforce_iam != plan.enforce_iam:
+        raise LocalCloudError(
+            f"the embedded cloud runs already {'with' if plan.enforce_iam else 'without'} permissions enforced; run: "
+            "python -m local_cloud down, then up again with the option"
+        )
     if missing:
         say(f"the embedded cloud runs; adding {_listed(PARTS[name].title for name in missing)}")
         kept = {name: part.port for name, part in status.parts.items()}
@@ -264,7 +276,12 @@ def _join(
         for remark in choice.remarks:
             say(remark)
         idle = plan.idle_minutes if idle_minutes is None else idle_minutes
-        plan = Plan(parts=tuple(names), ports=plan.ports | kept | choice.ports, idle_minutes=idle)
+        plan = Plan(
+            parts=tuple(names),
+            ports=plan.ports | kept | choice.ports,
+            idle_minutes=idle,
+            enforce_iam=plan.enforce_iam,
+        )
         folder.write_plan(plan)
         os.kill(status.pid, signal.SIGHUP)
     else:

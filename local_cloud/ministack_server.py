@@ -4,10 +4,18 @@ MiniStack writes functions, APIs, stacks, roles and parameters when it stops. A 
 memory runs out, would come back without the API. So they are written here a few seconds after each change, too, by
 MiniStack's own code and in its own files, each under a temporary name that is then renamed.
 
+Where permissions are enforced (``AUTH=true``) it also decides for the embedded SageMaker, which asks it at
+``/_askline/authorize`` whether a signed request may do what it wants: signature, user or role and policies are
+MiniStack's affair. Two things that MiniStack's evaluator leaves out are added: the path of
+``ssm:GetParametersByPath``, and the context of a simulation.
+
 Started as a script (``python -P ministack_server.py``): MiniStack hands its import path to the Lambda functions, which
 must not find this project there.
 """
 
+import base64
+import contextvars
+import json
 import logging
 import re
 import threading
@@ -79,7 +87,127 @@ class Saver:
 def main() -> None:
     """Serve until a signal ends it."""
     save_as_it_changes()
+    if getattr(server, "AUTH", False):
+        complete_the_evaluator()
+        server.app = deciding(server.app)
     server.main()
+
+
+AUTHORIZE = "/_askline/authorize"
+
+
+def deciding(application: Application) -> Application:
+    """Return the application with a route at which the other parts ask whether a request is allowed."""
+
+    async def decide(scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["path"] != AUTHORIZE:
+            await application(scope, receive, send)
+            return
+        body = b""
+        while True:
+            message = await receive()
+            body += message.get("body", b"")
+            if not message.get("more_body"):
+                break
+        try:
+            status, answer = 200, authorize(json.loads(body))
+        except Exception as error:  # the part that asks refuses its caller, and says why
+            log.exception("a request could not be judged")
+            status, answer = 500, {"code": "InternalFailure", "message": f"{type(error).__name__}: {error}"}
+        headers = [(b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": json.dumps(answer).encode()})
+
+    return decide
+
+
+def authorize(request: dict[str, Any]) -> dict[str, str]:
+    """Check the signature of a request to another part, and then each action that it takes to carry it out.
+
+    Parameters
+    ----------
+    request
+        ``method``, ``path``, ``query`` and ``headers`` (pairs) as they came, ``body`` in base64, and ``checks``:
+        objects with ``action``, ``resource`` and ``context``.
+
+    Returns
+    -------
+    Empty if it is allowed, else ``code`` and ``message`` of the refusal.
+    """
+    from urllib.parse import parse_qs
+
+    from ministack.core import iam_evaluator as iam
+    from ministack.core.iam_actions import identity_denial_message
+    from ministack.core.responses import get_account_id, get_region, set_request_account_id, set_request_region
+    from ministack.core.router import extract_access_key_id, extract_region
+
+    headers = {name.lower(): value for name, value in request["headers"]}
+    query = parse_qs(request["query"], keep_blank_values=True)
+    key = extract_access_key_id(headers, query)
+    set_request_account_id(server._request_account_scope(key))
+    set_request_region(extract_region(headers, query))
+    raw = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request["headers"]]
+    iam.pin_signed_request(request["method"], request["path"], query, raw)
+    iam.pin_signed_body(base64.b64decode(request["body"]))
+    if not key:
+        return {"code": "MissingAuthenticationToken", "message": "The request is not signed with an access key."}
+    failure = iam.check_credentials(key, "sagemaker")
+    if failure is not None:
+        return {"code": failure.code, "message": failure.message}
+    for check in request["checks"]:
+        denied = iam.enforce(key, check["action"], "sagemaker", get_region(), check["resource"], check["context"])
+        if denied is not None:
+            principal = iam.resolve_principal(key, get_account_id())
+            message = identity_denial_message(
+                check["action"], getattr(principal, "arn", key), check["resource"], denied.decision == "Deny"
+            )
+            return {"code": "AccessDeniedException", "message": message}
+    return {}
+
+
+#: The condition keys of the simulation under way.
+_simulated: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("askline_simulated", default={})  # noqa: B039
+
+
+def complete_the_evaluator() -> None:
+    """Have MiniStack judge two things as AWS does, which it passes over."""
+    from ministack.core import iam_actions, iam_evaluator
+    from ministack.services import iam
+
+    resource_of, evaluate = iam_actions.extract_resource_arn, iam_evaluator.evaluate
+    simulate = iam._simulate_principal_policy
+
+    def resource_with_path(service: str, method: str, path: str, headers: Any, body: bytes, *others: Any) -> Any:
+        # Its Path is the resource, and Name is not a member of it: MiniStack would ask for permission on "*".
+        if service == "ssm" and headers.get("x-amz-target", "").endswith(".GetParametersByPath"):
+            body = json.dumps({"Name": json.loads(body or b"{}").get("Path", "/")}).encode()
+            headers = {**headers, "x-amz-target": "AmazonSSM.GetParameter"}
+        return resource_of(service, method, path, headers, body, *others)
+
+    def evaluate_with_context(context: Any, policies: Any, *limits: Any) -> Any:
+        context.service_context.update(_simulated.get())
+        return evaluate(context, policies, *limits)
+
+    def simulate_with_context(parameters: Any) -> Any:
+        entries: dict[str, Any] = {}
+        number = 1
+        while name := _first(parameters, f"ContextEntries.member.{number}.ContextKeyName"):
+            entries[name.lower()] = _first(parameters, f"ContextEntries.member.{number}.ContextKeyValues.member.1")
+            number += 1
+        token = _simulated.set(entries)
+        try:
+            return simulate(parameters)
+        finally:
+            _simulated.reset(token)
+
+    iam_actions.extract_resource_arn = resource_with_path
+    iam_evaluator.evaluate = evaluate_with_context
+    iam._IAM_HANDLERS["SimulatePrincipalPolicy"] = simulate_with_context
+
+
+def _first(parameters: MutableMapping[str, Any], name: str) -> str:
+    value = parameters.get(name, "")
+    return str(value[0] if isinstance(value, list) and value else value or "")
 
 
 def save_as_it_changes() -> None:

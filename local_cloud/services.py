@@ -94,8 +94,10 @@ def target(ports: Mapping[str, int]) -> Target:
     return Target(kind="local", region=REGION, endpoints=endpoints, **addresses)
 
 
-def command(name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: float) -> Sequence[str]:
-    """Return the command line of a part. ``state`` is its own folder, ``idle_minutes`` the plan's."""
+def command(
+    name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: float, enforce_iam: bool = False
+) -> Sequence[str]:
+    """Return the command line of a part. ``state`` is its own folder, the rest the plan's."""
     port = str(ports[name])
     python = (sys.executable, "-m")
     match name:
@@ -109,6 +111,7 @@ def command(name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: f
             return (
                 *(*python, "local_cloud.sagemaker", "--port", port, "--state", str(state)),
                 *("--s3", aws, "--iam", aws, "--idle-seconds", f"{idle_minutes * 60:g}"),
+                *(("--authorize", f"{aws}/_askline/authorize") if enforce_iam else ()),
             )
         case _:
             return (*python, f"local_cloud.{name}", "--port", port, "--state", str(state))
@@ -134,7 +137,7 @@ def kept_environment() -> dict[str, str]:
     return kept | ({"PYTHONPATH": os.pathsep.join(others)} if others else {})
 
 
-def environment(name: str, ports: Mapping[str, int], root: Path) -> dict[str, str]:
+def environment(name: str, ports: Mapping[str, int], root: Path, *, enforce_iam: bool = False) -> dict[str, str]:
     """Return the whole environment of a part. ``root`` is the embedded cloud's folder."""
     values = kept_environment()
     nowhere = os.devnull
@@ -166,6 +169,8 @@ def environment(name: str, ports: Mapping[str, int], root: Path) -> dict[str, st
         # MiniStack hands its environment to the Lambda handlers, which find SageMaker by these.
         values["AWS_ENDPOINT_URL_SAGEMAKER"] = url(ports["sagemaker"])
         values["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"] = url(ports["sagemaker"])
+    if enforce_iam and name == "ministack":
+        values["AUTH"] = "true"
     return values | _own_settings(name, ports, root / name)
 
 

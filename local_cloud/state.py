@@ -36,6 +36,8 @@ class Plan(BaseModel):
     ports: dict[str, int] = Field(default_factory=dict)
     idle_minutes: float = Field(DEFAULT_IDLE_MINUTES, ge=0, allow_inf_nan=False)
     """Minutes without a call after which a serverless container is stopped; 0 means never."""
+    enforce_iam: bool = False
+    """Whether callers other than root may do only what their policies allow."""
 
 
 class PartStatus(BaseModel):

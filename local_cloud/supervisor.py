@@ -170,8 +170,10 @@ class Supervisor:
             path.replace(path.with_suffix(".log.1"))
         ports = {other: self.plan.ports[other] for other in self.children}
         child.process = processes.start(
-            services.command(name, ports, state, idle_minutes=self.plan.idle_minutes),
-            env=services.environment(name, ports, self.folder.root),
+            services.command(
+                name, ports, state, idle_minutes=self.plan.idle_minutes, enforce_iam=self.plan.enforce_iam
+            ),
+            env=services.environment(name, ports, self.folder.root, enforce_iam=self.plan.enforce_iam),
             cwd=services.working_folder(name, state),
             log=path,
         )

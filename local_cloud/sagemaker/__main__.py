@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         invocation_seconds=options.invocation_seconds,
         cold_seconds=options.cold_seconds,
         idle_seconds=options.idle_seconds,
+        authorize_url=options.authorize,
     )
     try:
         app = create_app(settings)
@@ -66,6 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, required=True, help="folder for its state, containers and logs")
     parser.add_argument("--s3", required=True, metavar="URL", help="address of S3, where archives come from")
     parser.add_argument("--iam", required=True, metavar="URL", help="address of IAM, where roles are looked up")
+    parser.add_argument("--authorize", metavar="URL", help="where to ask whether a caller may do what it asks")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--account", default="000000000000", help="twelve digits, for ARNs")
     parser.add_argument("--idle-seconds", type=float, default=0, help="stop idle serverless containers; 0 means never")

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from askline.clients import aws_client
 from askline.records import Target
+from local_cloud.sagemaker import permissions
 from local_cloud.sagemaker.control import ControlPlane
 from local_cloud.sagemaker.deployment import Settings
 from local_cloud.sagemaker.endpoints import Endpoints
@@ -52,7 +53,10 @@ def create_app(settings: Settings) -> Starlette:
             _check_signed(request)
             target_header = request.headers.get("x-amz-target", "")
             operation = target_header.removeprefix(_TARGET_PREFIX) if target_header.startswith(_TARGET_PREFIX) else ""
-            answer = await control.call(operation, _parse(await request.body()))
+            asked = _parse(await request.body())
+            await permissions.authorize(request, permissions.checks_of(operation, asked, settings), settings)
+            await permissions.role_reads(iam, operation, asked, settings)
+            answer = await control.call(operation, asked)
         except Exception as error:  # noqa: BLE001 - a caller gets InternalFailure, the log the traceback
             refusal = _refusal(error)
             content: dict[str, Any] = {"__type": refusal.code, "message": refusal.message}
@@ -62,6 +66,9 @@ def create_app(settings: Settings) -> Starlette:
     async def invocations(request: Request) -> Response:
         try:
             _check_signed(request)
+            await permissions.authorize(
+                request, permissions.invocation(request.path_params["name"], settings), settings
+            )
             answer = await runtime.invoke(request.path_params["name"], request)
         except Exception as error:  # noqa: BLE001 - a caller gets InternalFailure, the log the traceback
             refusal = _refusal(error)

@@ -1,5 +1,6 @@
 """Where a run keeps its artifacts: its state folder, and the place that it shares with other machines."""
 
+import os
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def file_system_options(run: Run) -> dict[str, str]:
     if run.target.kind != "local" or not (run.artifact_store or "").startswith("s3"):
         return {}
     return {
-        "endpoint_url": run.target.endpoints["s3"],
+        "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or run.target.endpoints["s3"],
         "key": LOCAL_ACCESS_KEY_ID,
         "secret": LOCAL_SECRET_ACCESS_KEY,
     }

@@ -64,6 +64,57 @@ class DatasetConfig(Section):
     """Share of rows that may be rejected (blank, duplicate …) before the run stops."""
 
 
+class ClusterConfig(Section):
+    """Where and on what training runs, when it is not this process."""
+
+    processes: int | None = Field(None, ge=1, le=64)
+    """Processes on each machine; the default is one for each GPU. Where there is none, torchrun starts two, and a
+    SageMaker job one."""
+    nodes: int = Field(1, ge=1, le=64)
+    """torchrun: machines that train together, each of which starts its own processes."""
+    rendezvous: str | None = Field(None, pattern=r"^[a-zA-Z0-9.-]+:\d{1,5}$")
+    """torchrun on several machines: host:port at which they meet; the host is one of them."""
+    restarts: int = Field(1, ge=0, le=10)
+    """How often torchrun starts all processes again, from the newest checkpoint, when one has failed."""
+    fsdp: bool = False
+    """Divide the weights, gradients and optimizer state over the processes (FSDP), for a base that does not fit one
+    GPU; otherwise each process holds all of them (DDP)."""
+    instance_type: str = Field("ml.g5.xlarge", pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
+    """SageMaker instance; the Hugging Face training images need one with a GPU."""
+    instance_count: int = Field(1, ge=1, le=20)
+    """SageMaker instances that train together."""
+    spot: bool = False
+    """Use spare instances, which cost less, may be waited for, and can be taken away: training then goes on from its
+    checkpoints in S3."""
+    max_runtime_seconds: int = Field(86_400, ge=60, le=2_419_200)
+    """SageMaker ends the job after this long."""
+    max_wait_seconds: int | None = Field(None, ge=60, le=2_419_200)
+    """Spare instances: longest time for waiting and training together; the default is twice max_runtime_seconds."""
+    image: str | None = Field(None, min_length=1, max_length=255)
+    """Training image; the default is the newest Hugging Face training image for the region."""
+    install: bool = True
+    """Have the container install this machine's versions of the libraries, which are newer than the image's. An image
+    of your own that holds them needs none; on the embedded cloud nothing is installed."""
+    role_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:iam::\d{12}:role/.+$")
+    """Role that the job takes on; the default is deploy.role_arn."""
+    bucket: str | None = Field(None, min_length=3, max_length=63)
+    """S3 bucket of the job's code, input, checkpoints and output; default askline-<account>-<region>."""
+    prefix: str = Field("training", pattern=r"^[a-zA-Z0-9_.-]+(/[a-zA-Z0-9_.-]+)*$", max_length=200)
+    """Folder in the bucket."""
+    checkpoint_uri: str | None = Field(None, pattern=r"^s3://[^/]+/.+$")
+    """Where in S3 checkpoints are kept; the default is a folder of the bucket. Each training has a folder there."""
+    volume_gb: int = Field(50, ge=1, le=16_384)
+    """Disk of each SageMaker instance."""
+
+    @model_validator(mode="after")
+    def _nodes_meet_somewhere(self) -> Self:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError("cluster.nodes above 1 needs cluster.rendezvous: host:port of one of the machines")
+        if self.max_wait_seconds is not None and self.max_wait_seconds < self.max_runtime_seconds:
+            raise ValueError("cluster.max_wait_seconds includes the training: it must be max_runtime_seconds or more")
+        return self
+
+
 class TrainingConfig(Section):
     """How the model is fine-tuned. What is left empty takes the default that suits the base."""
 
@@ -95,6 +146,10 @@ class TrainingConfig(Section):
     """Optimizer steps between two checkpoints."""
     seed: int = Field(42, ge=0)
     """Seed of the initial weights, the order and the augmentation."""
+    where: Literal["process", "torchrun", "sagemaker"] = "process"
+    """Where to train: in this process, in several started by torchrun, or in a SageMaker training job."""
+    cluster: ClusterConfig = ClusterConfig()
+    """The processes, machines or instances, where training is not "process"."""
 
     @field_validator("prompt")
     @classmethod

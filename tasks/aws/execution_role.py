@@ -12,23 +12,47 @@ from tasks.aws.errors import code_of, explained
 
 ROLE_NAME = "askline-sagemaker-execution"
 
+#: The service that takes the role on.
+SERVICE = "sagemaker.amazonaws.com"
+
 TRUST: dict[str, Any] = {
     "Version": "2012-10-17",
     "Statement": [
-        {"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"},
+        {"Effect": "Allow", "Principal": {"Service": SERVICE}, "Action": "sts:AssumeRole"},
     ],
 }
 
 
-def permissions(bucket: str, *, partition: str, region: str, account: str) -> dict[str, Any]:
-    """Return the least that an endpoint needs: read the bucket, write its log, pull the image, count its calls."""
-    logs = f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/*"
+def permissions(
+    bucket: str, *, partition: str, region: str, account: str, folder: str = "", repository: str = "*:repository/*"
+) -> dict[str, Any]:
+    """Return the least that an endpoint needs: read the archive, write its log, pull the image, count its calls.
+
+    Parameters
+    ----------
+    folder
+        Where in the bucket archives lie, such as ``deploy/biography``; the default is all of it.
+    repository
+        The image's, with the account that owns it: ``763104351884:repository/huggingface-pytorch-inference``.
+    """
+    objects = "/".join(filter(None, [bucket, folder.strip("/"), "*"]))
     return {
         "Version": "2012-10-17",
         "Statement": [
-            {"Effect": "Allow", "Action": "s3:GetObject", "Resource": f"arn:{partition}:s3:::{bucket}/*"},
-            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:{partition}:s3:::{bucket}"},
             {
+                "Sid": "ReadArchive",
+                "Effect": "Allow",
+                "Action": "s3:GetObject",
+                "Resource": f"arn:{partition}:s3:::{objects}",
+            },
+            {
+                "Sid": "ListBucket",
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": f"arn:{partition}:s3:::{bucket}",
+            },
+            {
+                "Sid": "WriteLog",
                 "Effect": "Allow",
                 "Action": [
                     "logs:CreateLogGroup",
@@ -36,17 +60,19 @@ def permissions(bucket: str, *, partition: str, region: str, account: str) -> di
                     "logs:PutLogEvents",
                     "logs:DescribeLogStreams",
                 ],
-                "Resource": logs,
+                "Resource": f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/*",
             },
             {
+                "Sid": "PullImage",
                 "Effect": "Allow",
                 "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
                 # The images belong to AWS's own accounts, one for each region.
-                "Resource": f"arn:{partition}:ecr:{region}:*:repository/*",
+                "Resource": f"arn:{partition}:ecr:{region}:{repository}",
             },
             # These two actions know no resource.
-            {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+            {"Sid": "SignInToImages", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
             {
+                "Sid": "CountCalls",
                 "Effect": "Allow",
                 "Action": "cloudwatch:PutMetricData",
                 "Resource": "*",

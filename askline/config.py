@@ -370,6 +370,32 @@ class SmokeConfig(Section):
     """Share of answers that must equal the evaluation's."""
 
 
+Minutes = Annotated[float, Field(gt=0, le=7 * 24 * 60)]
+
+
+class TimeoutsConfig(Section):
+    """Minutes after which a step is broken off, which fails the run; the next run goes on from there."""
+
+    fetch_dataset: Minutes = 60
+    """Reading and splitting the dataset."""
+    fine_tune: Minutes = 24 * 60
+    """Training; checkpoints are kept."""
+    evaluate: Minutes = 4 * 60
+    """Asking the held-out questions."""
+    push_to_hf: Minutes = 2 * 60
+    """Publishing the model."""
+    package: Minutes = 2 * 60
+    """Building the archive and proving it."""
+    upload: Minutes = 2 * 60
+    """Bringing the archive to S3; parts that arrived are kept."""
+    deploy: Minutes = 2 * 60
+    """Bringing the endpoint into service, whatever its target."""
+    deploy_api: Minutes = 60
+    """Creating or updating the API."""
+    smoke_invoke: Minutes = 30
+    """Asking the endpoint and the API."""
+
+
 class PipelineConfig(Section):
     """From a Q&A dataset to an API that answers."""
 
@@ -390,6 +416,7 @@ class PipelineConfig(Section):
     deploy: DeployConfig = DeployConfig()
     api: ApiConfig = ApiConfig()
     smoke: SmokeConfig = SmokeConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @model_validator(mode="after")
     def _aws_needs_a_role(self) -> Self:

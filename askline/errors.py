@@ -13,6 +13,7 @@
     ├── HubError               the Hub refused or could not be reached
     ├── CloudError             an AWS call failed
     │   └── DeployError            the endpoint or the API did not come up, or answers wrongly
+    ├── StepTimeoutError       a step took longer than its limit and was broken off
     └── LocalCloudError        the embedded cloud cannot start or has gone away
 
 A message names the value that failed, what was expected and what to do. ``retryable`` says whether trying the
@@ -69,6 +70,10 @@ class CloudError(AsklineError):
 
 class DeployError(CloudError):
     """The endpoint or the API did not come up, or does not answer as the evaluation did."""
+
+
+class StepTimeoutError(AsklineError):
+    """A step took longer than its limit and was broken off."""
 
 
 class LocalCloudError(AsklineError):

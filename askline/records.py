@@ -465,3 +465,5 @@ class Run(Record):
     """URL of the place where artifacts, results and checkpoints are shared with other machines; None for this one."""
     redo_from: str | None = None
     """Name of the step from which on nothing remembered is taken."""
+    timeouts: dict[str, float] = Field(default_factory=dict)
+    """Minutes by step, with underscores, after which it is broken off; "deploy" is that of the endpoint."""

@@ -32,6 +32,7 @@ from pydantic import BaseModel
 
 from askline.config import STEPS
 from askline.console import current_progress, step
+from askline.errors import StepTimeoutError
 from askline.progress import Progress
 from askline.records import Record, Run
 from tasks.artifacts import file_system_options, folder_of, is_folder, store_of
@@ -121,9 +122,17 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
     ``run.redo_from`` on nothing that an earlier run remembered is taken.
     """
     run = _run_of(arguments)
-    task = task.with_options(**_shared_results(run))
+    minutes = _limit(task.name, run)
+    limit = {} if minutes is None else {"timeout_seconds": 60 * minutes}
+    task = task.with_options(**_shared_results(run), **limit)
     with step(task.name) as line:
         state = task.with_options(refresh_cache=_is_to_be_redone(task, run))(*arguments, return_state=True, **options)
+        if state.name == "TimedOut" and minutes is not None:
+            option = f"timeouts.{_limit_name(task.name, run)}"
+            raise StepTimeoutError(
+                f"{task.name} was not done after {minutes:g} minutes and was broken off ({option}). What it finished is "
+                f"kept: run again to go on from there, with a higher {option} where it needs longer"
+            )
         record: R = state.result()
         reused = state.name == "Cached"
         if reused and not _is_whole(record, run):
@@ -132,6 +141,15 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
         line.done(said)
         get_run_logger().info("%s: %s", task.name, said)
     return record
+
+
+def _limit_name(name: str, run: Run) -> str:
+    option = name.replace("-", "_")
+    return "deploy" if option not in run.timeouts and option.startswith("deploy_") else option
+
+
+def _limit(name: str, run: Run) -> float | None:
+    return run.timeouts.get(_limit_name(name, run))
 
 
 def _run_of(arguments: Sequence[Any]) -> Run:

@@ -31,6 +31,7 @@ def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
         target=target,
         artifact_store=config.artifact_store,
         redo_from=redo_from,
+        timeouts=config.timeouts.model_dump(),
     )
 
 

@@ -45,12 +45,13 @@ def full_pipeline(
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))
     base = run_step(steps.resolve_base, config.training, run)
     model = found.keep(run_step(steps.fine_tune, config.training, base, dataset, run))
-    scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, run))
-    gate = found.keep(run_step(steps.check_gate, config.evaluation, scores, dataset, run))
+    scores = found.keep(run_step(steps.evaluate, config.evaluation.measuring(), model, dataset, run))
+    mlkey = config.deploy.mlkey
+    gate = found.keep(run_step(steps.check_gate, config.evaluation, model, scores, dataset, mlkey, run))
     if not gate.passed:
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
     if not plan_only:
-        found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, config.deploy.mlkey, run))
+        found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, mlkey, run))
     licence = config.hub.license
     package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, python, run))
     found.keep(run_step(steps.plan_deploy, config.deploy, config.package, package, run))

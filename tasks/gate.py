@@ -1,7 +1,7 @@
 """The quality gate between the evaluation and everything that others will see."""
 
 from askline.config import EvaluationConfig
-from askline.records import DatasetRef, Gate, Scores
+from askline.records import Approval, Comparison, DatasetRef, Gate, Scores
 
 UNTUNED = "untuned base"
 
@@ -42,3 +42,43 @@ def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) ->
             f"{base.exact_match:.1%}: fine-tuning made it worse (--evaluation.beat-base false turns this check off)"
         )
     return Gate(passed=not reasons, reasons=tuple(reasons))
+
+
+def weigh(config: EvaluationConfig, gate: Gate, comparison: Comparison | None, *, mlkey: str) -> Gate:
+    """Add to a gate what the comparison with the deployed model says.
+
+    Parameters
+    ----------
+    comparison
+        None where no model is deployed for ``mlkey``, or none was compared with.
+    """
+    if comparison is None:
+        if config.champion != "required":
+            return gate
+        reason = f"no deployed model answers for {mlkey}, and --evaluation.champion required asks for one"
+        return gate.model_copy(update={"passed": False, "reasons": (*gate.reasons, reason)})
+    gate = gate.model_copy(update={"comparison": comparison})
+    if comparison.verdict in ("same model", "better") or config.promote == "always":
+        return gate
+    if comparison.verdict == "unproven" and config.promote == "not-worse" and comparison.overall is not None:
+        return gate
+    return gate.model_copy(
+        update={"passed": False, "reasons": (*gate.reasons, comparison.reason + _way_out(comparison))}
+    )
+
+
+def _way_out(comparison: Comparison) -> str:
+    if comparison.overall is None:
+        return " (--evaluation.champion off deploys without a comparison)"
+    if comparison.verdict == "unproven":
+        return " (--evaluation.promote not-worse lets a difference within the noise pass)"
+    return ""
+
+
+def answered(gate: Gate, approval: Approval) -> Gate:
+    """Add to a gate what a person said."""
+    gate = gate.model_copy(update={"approval": approval})
+    if approval.approved:
+        return gate
+    reason = "not approved" + (f": {approval.note}" if approval.note else "")
+    return gate.model_copy(update={"passed": False, "reasons": (*gate.reasons, reason)})

@@ -119,6 +119,7 @@ def rollback(
         model_version=wanted.model_version,
         archive_sha256=wanted.archive_sha256,
         dataset=wanted.dataset,
+        dataset_sha256=wanted.dataset_sha256,
         exact_match=wanted.exact_match,
         run_id=f"rollback-{uuid.uuid4().hex[:8]}",
         restores=origin(wanted),

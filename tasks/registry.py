@@ -47,6 +47,8 @@ class RegistryEntry(Record):
     archive_sha256: str
     dataset: str
     """The dataset's source and revision, for people."""
+    dataset_sha256: str | None = None
+    """Address of the dataset artifact, which says what the model was trained on; None in older entries."""
     exact_match: float
     """Share of held-out questions answered exactly."""
     promoted_at: str
@@ -62,9 +64,11 @@ class RegistryEntry(Record):
     def serves_the_same_as(self, other: "RegistryEntry") -> bool:
         """Say whether both send callers to the same model with the same scores, whichever run wrote them.
 
-        What the other was served by counts only where that is known.
+        What the other was served by, and what either was trained on, counts only where that is known.
         """
         aside = {"promoted_at", "run_id", "restores", "version"} | ({"served_by"} if other.served_by is None else set())
+        if self.dataset_sha256 is None or other.dataset_sha256 is None:
+            aside.add("dataset_sha256")
         return self.model_dump(exclude=aside) == other.model_dump(exclude=aside)
 
 
@@ -80,6 +84,7 @@ def promote(
     target: Target,
     tags: Mapping[str, str] | None = None,
     restores: int | None = None,
+    dataset_sha256: str | None = None,
 ) -> RegistryEntry:
     """Let ``mlkey`` answer from ``endpoint``: one write, seen by the API within seconds.
 
@@ -94,6 +99,8 @@ def promote(
         Further AWS tags for the parameter, beside ``askline:managed`` and ``askline:mlkey``.
     restores
         The ``version`` of an earlier promotion that this one goes back to.
+    dataset_sha256
+        Address of the dataset artifact that the model was trained on.
 
     Raises
     ------
@@ -110,6 +117,7 @@ def promote(
         model_version=model_version,
         archive_sha256=archive_sha256,
         dataset=dataset,
+        dataset_sha256=dataset_sha256,
         exact_match=exact_match,
         promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,

@@ -35,6 +35,7 @@ from askline.records import (
     SourceRef,
     UploadRef,
 )
+from tasks import champion as champion_core
 from tasks import deploy_api as api_core
 from tasks import deploy_serverless as endpoint_core
 from tasks import evaluate as evaluate_core
@@ -133,10 +134,26 @@ def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run
     return scores
 
 
-@task(name="gate")
-def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef, run: Run) -> Gate:
-    """Decide whether the model is good enough to be published and deployed."""
-    return gate_core.check_gate(config, scores, dataset)
+@task(name="gate", **RETRIES, **ONCE_A_RUN)
+def check_gate(
+    config: EvaluationConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, mlkey: str, run: Run
+) -> Gate:
+    """Decide whether the model is good enough to be published and deployed, and better than the one that is."""
+    gate = gate_core.check_gate(config, scores, dataset)
+    if gate.passed:
+        comparison = champion_core.challenge(
+            config,
+            mlkey,
+            model,
+            scores,
+            dataset,
+            store=store_of(run),
+            target=run.target,
+            progress=progress_of("gate"),
+        )
+        gate = gate_core.weigh(config, gate, comparison, mlkey=mlkey)
+    create_markdown_artifact(markdown.gate(gate), key="champion-and-challenger", description="The gate's decision")
+    return gate
 
 
 @task(name="push-to-hf", **RETRIES, **ONCE_A_RUN)
@@ -271,6 +288,7 @@ def smoke_invoke(
         model_version=package.model_sha256[:12],
         archive_sha256=package.archive_sha256,
         dataset=_public_name(dataset.source),
+        dataset_sha256=dataset.sha256,
         exact_match=scores.test.exact_match,
         run_id=run.run_id,
         target=run.target,

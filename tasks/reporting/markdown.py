@@ -3,7 +3,19 @@
 import json
 from typing import Any
 
-from askline.records import ApiRef, DatasetRef, EndpointRef, ModelRef, PackageRef, Scores, SmokeRef, SplitScores
+from askline.records import (
+    ApiRef,
+    Comparison,
+    DatasetRef,
+    EndpointRef,
+    Gate,
+    ModelRef,
+    PackageRef,
+    Paired,
+    Scores,
+    SmokeRef,
+    SplitScores,
+)
 from askline.store import ArtifactStore
 from tasks.evaluation.predictions import read_predictions
 from tasks.packaging import calibration
@@ -79,6 +91,52 @@ def scores(record: Scores) -> str:
 
 def _score_row(name: str, each: SplitScores) -> list[str]:
     return [name, percent(each.exact_match), percent(each.token_f1), percent(each.rouge_l), f"{each.questions:,}"]
+
+
+def gate(record: Gate) -> str:
+    """Return the gate's decision, and champion and challenger side by side."""
+    parts = ["## Promoted" if record.passed else "## Not promoted", *[f"- {reason}" for reason in record.reasons]]
+    found = record.comparison
+    if record.approval is not None:
+        said = "approved" if record.approval.approved else "not approved"
+        parts.append(f"A person has {said} it" + (f": {record.approval.note}" if record.approval.note else "."))
+    if found is None:
+        return "\n\n".join([*parts, "No deployed model was compared with."])
+    parts += [
+        "## Champion and challenger",
+        f"Champion: model `{found.champion.model_version}` behind `{found.champion.endpoint}`, trained on "
+        f"{found.champion.dataset}, promoted {found.champion.promoted_at}.",
+        f"**{found.verdict.capitalize()}**: {found.reason}.",
+    ]
+    if found.overall is not None:
+        parts.append(table(*comparison_table(found)))
+    parts += [f"- {note}" for note in found.notes]
+    return "\n\n".join(parts)
+
+
+def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return head and rows of the table of champion and challenger."""
+    head = ["questions", "", "champion", "challenger", "only the champion right", "only the challenger right", "points"]
+    parts = (("all", found.overall), ("in scope", found.in_scope), ("out of scope", found.out_of_scope))
+    rows = [
+        [
+            name,
+            f"{each.questions:,}",
+            percent(each.champion),
+            percent(each.challenger),
+            f"{each.only_champion:,}",
+            f"{each.only_challenger:,}",
+            _points(each),
+        ]
+        for name, each in parts
+        if each is not None
+    ]
+    return head, rows
+
+
+def _points(paired: Paired) -> str:
+    """Return a difference with its interval, in percentage points."""
+    return f"{100 * paired.difference:+.1f} ({100 * paired.low:+.1f} to {100 * paired.high:+.1f})"
 
 
 def predictions(record: Scores, store: ArtifactStore) -> list[dict[str, Any]]:

@@ -81,7 +81,14 @@ def _(record: Scores) -> str:
 
 @words.register
 def _(record: Gate) -> str:
-    return "good enough to publish" if record.passed else "not good enough: " + "; ".join(record.reasons)
+    if not record.passed:
+        return "not good enough: " + "; ".join(record.reasons)
+    found = record.comparison
+    if found is None:
+        return "good enough to publish"
+    same = {"same model": "the model that is deployed", "better": "better than the champion"}
+    beside = same.get(found.verdict, f"{found.verdict} against the champion")
+    return f"good enough to publish, {beside} ({found.champion.model_version})"
 
 
 @words.register

@@ -1,0 +1,138 @@
+"""Asking a deployed endpoint many questions, without crowding out those that it serves."""
+
+import json
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from askline.clients import aws_client
+from askline.errors import CloudError
+from askline.progress import Progress, quiet
+from askline.records import Target
+from tasks.aws.errors import code_of, explained, status_of
+
+#: Questions of one request; the package's contract takes up to 32, and half of that leaves room within 60 s.
+BATCH = 16
+#: A cold start may take as long as SageMaker gives a container to answer its ping.
+COLD_SECONDS = 180.0
+#: Answers that mean "not yet": the model is loading, or no container is free.
+NOT_YET = frozenset({"ModelNotReadyException", "ServiceUnavailable", "ThrottlingException"})
+FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
+
+
+class EndpointAnswer(NamedTuple):
+    """What an endpoint answers to one question."""
+
+    text: str
+    """The model's own answer, also where the package withheld it for want of confidence."""
+    withheld: bool
+    model_version: str | None
+    """None from a package with bare answers."""
+
+
+class _TooLongError(Exception):
+    """A request was too much for one call."""
+
+
+def ask_endpoint(
+    endpoint: str,
+    questions: Sequence[str],
+    *,
+    target: Target,
+    batch: int = BATCH,
+    cold_seconds: float = COLD_SECONDS,
+    first_wait: float = FIRST_WAIT,
+    progress: Progress = quiet,
+) -> list[EndpointAnswer]:
+    """Return the endpoint's answers, in the order of the questions.
+
+    One request at a time, so that of a serverless endpoint's concurrency all but one stays with its callers. While it
+    is cold or throttles, the request is repeated, ever later. A request that takes too long, or that the container
+    fails at, is halved, and so are those after it.
+
+    Parameters
+    ----------
+    batch
+        Questions of one request, 1 to 32.
+    cold_seconds
+        How long one request is repeated while the endpoint is not ready.
+
+    Raises
+    ------
+    CloudError
+        If the endpoint refuses a single question, stays unavailable (then ``retryable``), or answers with something
+        that is no answer.
+    """
+    # One attempt each: the waiting here is bounded, and tells how long it has been.
+    runtime = aws_client(target, "sagemaker-runtime", read_timeout=70, retries={"mode": "standard", "max_attempts": 1})
+    answers: list[EndpointAnswer] = []
+    while len(answers) < len(questions):
+        part = questions[len(answers) : len(answers) + batch]
+        try:
+            answers += _ask(runtime, endpoint, part, cold_seconds, first_wait, progress, len(answers) / len(questions))
+        except _TooLongError:
+            batch = max(1, len(part) // 2)
+            continue
+        progress(len(answers) / len(questions), f"{len(answers)}/{len(questions)} questions asked of {endpoint}")
+    return answers
+
+
+def _ask(
+    runtime: Any,
+    endpoint: str,
+    questions: Sequence[str],
+    cold_seconds: float,
+    wait: float,
+    progress: Progress,
+    share: float,
+) -> list[EndpointAnswer]:
+    from botocore.exceptions import ClientError, ReadTimeoutError
+
+    inputs = questions[0] if len(questions) == 1 else list(questions)
+    body = json.dumps({"inputs": inputs}, ensure_ascii=False).encode()
+    started = time.monotonic()
+    while True:
+        with explained(f"ask the endpoint {endpoint} {len(questions)} questions"):
+            try:
+                answer = runtime.invoke_endpoint(
+                    EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=body
+                )
+                return _read(answer["Body"].read().decode("utf-8"), len(questions), endpoint)
+            except ReadTimeoutError as error:
+                if len(questions) > 1:
+                    raise _TooLongError from error
+                raise
+            except ClientError as error:
+                waited = time.monotonic() - started
+                if code_of(error) not in NOT_YET and status_of(error) not in (429, 503):
+                    if len(questions) > 1 and code_of(error) == "ModelError":
+                        raise _TooLongError from error
+                    raise
+                if waited > cold_seconds:
+                    raise
+        progress(share, f"{endpoint} is not ready, {waited:.0f} s")
+        time.sleep(wait)
+        wait = min(2 * wait, LONGEST_WAIT)
+
+
+def _read(text: str, count: int, endpoint: str) -> list[EndpointAnswer]:
+    try:
+        document = json.loads(text)
+        if isinstance(document, dict):
+            version = str(document["model_version"]) if "model_version" in document else None
+            answers = [
+                EndpointAnswer(str(each.get("withheld", each["answer"])), "withheld" in each, version)
+                for each in document["answers"]
+            ]
+        else:  # package.answers = "bare": one text, or a list of them
+            texts = [document] if isinstance(document, str) else document
+            answers = [EndpointAnswer(str(each), False, None) for each in texts]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CloudError(
+            f"the endpoint {endpoint} gave no answers, but {text[:300]!r}; it serves another model"
+        ) from error
+    if len(answers) != count:
+        raise CloudError(
+            f"the endpoint {endpoint} gave {len(answers)} answers to {count} questions; it serves another model"
+        )
+    return answers

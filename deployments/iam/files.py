@@ -1,0 +1,111 @@
+"""The policies as files, and the commands that install them."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from askline.errors import ConfigError
+from askline.records import Record
+from deployments.iam.deployer import deployer_policies
+from deployments.iam.execution import execution_policy, trust
+from deployments.iam.lambda_role import lambda_role
+from deployments.iam.scope import MOST_CHARACTERS, Scope, characters
+
+
+class PolicyFile(Record):
+    """One JSON file."""
+
+    name: str
+    purpose: str
+    document: dict[str, Any]
+
+
+def policy_files(scope: Scope) -> tuple[PolicyFile, ...]:
+    """Return every policy of a configuration.
+
+    Raises
+    ------
+    ConfigError
+        If one is longer than IAM takes.
+    """
+    execution = execution_policy(scope)
+    files = [
+        PolicyFile(
+            name="execution-role-trust.json",
+            purpose="who may take the execution role on: SageMaker",
+            document=trust(),
+        ),
+        PolicyFile(
+            name=f"{execution.name}.json",
+            purpose=f"the execution role: {execution.purpose}",
+            document=execution.document(),
+        ),
+    ]
+    files += [
+        PolicyFile(
+            name=f"deployer-{policy.name}.json",
+            purpose=f"the deployer: {policy.purpose}",
+            document=policy.document(),
+        )
+        for policy in deployer_policies(scope)
+    ]
+    if scope.config.api.enabled:
+        trusted, allowed = lambda_role(scope)
+        note = "to read only: the API's stack makes this role itself (deployments/api.yaml)"
+        files.append(
+            PolicyFile(
+                name="lambda-role-trust.json",
+                purpose=f"who may take the function's role on; {note}",
+                document=trusted,
+            )
+        )
+        files.append(
+            PolicyFile(name="lambda-role.json", purpose=f"what the API's function may do; {note}", document=allowed)
+        )
+    for file in files:
+        if characters(file.document) > MOST_CHARACTERS:
+            raise ConfigError(
+                f"{file.name} has {characters(file.document):,} characters, and IAM takes {MOST_CHARACTERS:,}; shorten "
+                "deploy.mlkey, package.prefix or api.stack_name"
+            )
+    return tuple(files)
+
+
+def write(files: tuple[PolicyFile, ...], folder: Path) -> None:
+    """Write the files, each whole or not at all.
+
+    Raises
+    ------
+    ConfigError
+        If the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            draft = folder / f".{file.name}"
+            draft.write_text(json.dumps(file.document, indent=2) + "\n", encoding="utf-8")
+            draft.replace(folder / file.name)
+    except OSError as error:
+        raise ConfigError(f"cannot write the policies to {folder}: {error.strerror}; choose another --out") from error
+
+
+def install_commands(scope: Scope, folder: Path) -> Iterator[str]:
+    """Yield the commands that make the role and the user, and give them their policies."""
+    role = scope.role.rpartition("/")[2]
+    path = scope.role.partition(":role/")[2].rpartition("/")[0]
+    at = f" --path /{path}/" if path else ""
+    execution = f"file://{folder / 'execution-role.json'}"
+    yield (
+        f"aws iam create-role --role-name {role}{at} "
+        f"--assume-role-policy-document file://{folder / 'execution-role-trust.json'}"
+    )
+    yield f"aws iam put-role-policy --role-name {role} --policy-name askline --policy-document {execution}"
+    yield f"aws iam create-user --user-name {scope.user}"
+    for policy in deployer_policies(scope):
+        name = f"{scope.user}-{policy.name}"
+        arn = scope.iam(f"policy/{name}")
+        file = folder / f"deployer-{policy.name}.json"
+        yield f"aws iam create-policy --policy-name {name} --policy-document file://{file}"
+        yield f"aws iam attach-user-policy --user-name {scope.user} --policy-arn {arn}"
+    yield f"aws iam create-access-key --user-name {scope.user}"

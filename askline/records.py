@@ -367,7 +367,7 @@ class DeployPlan(Record):
 
 
 class EndpointRef(Record):
-    """A SageMaker endpoint in service."""
+    """A SageMaker endpoint in service. What does not apply to its kind is None."""
 
     name: str
     arn: str
@@ -375,10 +375,26 @@ class EndpointRef(Record):
     model_name: str
     config_name: str
     image: str
-    memory_mb: int
-    max_concurrency: int
+    memory_mb: int | None
+    max_concurrency: int | None
     action: Literal["created", "updated", "unchanged"]
     seconds: float
+    target: Literal["serverless", "real-time", "async"] = "serverless"
+    instance_type: str | None = None
+    instance_count: int | None = None
+    target_model: str | None = None
+    """Of an endpoint with several models, the archive that answers for this MLKey: its key in their folder."""
+    input_folder: str | None = None
+    """Where the requests of an async endpoint are put, an S3 address."""
+    previous_config: str | None = None
+    """The endpoint configuration that this deployment replaced."""
+
+    @property
+    def runs_on(self) -> str:
+        """What it runs on, in words."""
+        if self.target == "serverless":
+            return f"{self.memory_mb} MB"
+        return f"{self.instance_count} × {self.instance_type}"
 
 
 class ApiRef(Record):

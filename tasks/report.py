@@ -156,7 +156,7 @@ def _deployed(report: PipelineReport) -> list[str]:
     if report.hub:
         lines.append(f"Model     {report.hub.url or 'not pushed: ' + str(report.hub.skipped)}")
     if report.endpoint:
-        lines.append(f"Endpoint  {report.endpoint.name} ({report.endpoint.memory_mb} MB, serverless)")
+        lines.append(f"Endpoint  {report.endpoint.name} ({report.endpoint.runs_on}, {report.endpoint.target})")
     if report.api and report.smoke and report.endpoint:
         lines.append(f"API       {report.api.url}")
         if report.api.auth in ("none", "key"):

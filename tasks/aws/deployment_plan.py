@@ -9,32 +9,42 @@ from pydantic import Field
 
 from askline.config import DeployConfig
 from askline.errors import ConfigError
-from askline.records import PackageRef, Record, Target, UploadRef
-from tasks.aws.sizing import serverless_memory
+from askline.records import PackageRef, Target, UploadRef
+from tasks.aws.sizing import serverless_memory, sized_instance
+from tasks.aws.variants import Serving, configured, deployment_config
 
 #: The newest Hugging Face inference image for CPU that the SDK's table lists.
 IMAGE = {"version": "5.5", "base_framework_version": "pytorch2.6.0", "py_version": "py312"}
 MANAGED = {"askline:managed": "true"}
+#: Fields of a plan that belong to the model and not to the endpoint configuration.
+_OF_THE_MODEL = ("multi_model", "network_isolation", "subnets", "security_groups")
 
 
-class DeploymentPlan(Record):
+class DeploymentPlan(Serving):
     """All that a deployment will create, before anything is."""
 
     mlkey: str
     endpoint_name: str
-    config_name: str
-    model_name: str
-    image: str
-    archive_uri: str
-    environment: dict[str, str]
-    role_arn: str
-    memory_mb: int
-    max_concurrency: int
+    target_model: str | None = None
+    """Of a multi-model endpoint, the archive that answers for this MLKey: its key below ``archive_uri``."""
+    deployment_config: dict[str, Any] | None = None
+    """How UpdateEndpoint moves from old to new; None leaves it to SageMaker."""
     tags: dict[str, str] = Field(default_factory=dict)
 
+    @property
+    def input_folder(self) -> str | None:
+        """Where the requests of an async endpoint are put, an S3 address in the archive's bucket."""
+        bucket = self.archive_uri.removeprefix("s3://").partition("/")[0]
+        return f"s3://{bucket}/async/{self.mlkey}/input" if self.target == "async" else None
 
-def inference_image(region: str) -> str:
+
+def inference_image(region: str, instance_type: str = "ml.m5.xlarge") -> str:
     """Return the address of the Hugging Face inference image in a region; the table travels with the SDK.
+
+    Parameters
+    ----------
+    instance_type
+        What it is to run on: an instance with a GPU gets the image with its drivers.
 
     Raises
     ------
@@ -47,7 +57,7 @@ def inference_image(region: str) -> str:
     try:
         return str(
             image_uris.retrieve(
-                "huggingface", region=region, instance_type="ml.m5.xlarge", image_scope="inference", **IMAGE
+                "huggingface", region=region, instance_type=instance_type, image_scope="inference", **IMAGE
             )
         )
     except ValueError as error:
@@ -89,42 +99,70 @@ def plan_deployment(
     Raises
     ------
     ConfigError
-        If no image is named and none is known for the region.
+        If no image is named and none is known for the region, or no instance holds the package within the budget.
     DeployError
         If no tier of serverless memory holds the package.
     """
-    memory_mb = serverless_memory(config, package, region=target.region).memory_mb
-    image = config.image or inference_image(target.region)
+    fields = configured(config, bucket=upload.bucket)
+    if config.target == "serverless":
+        fields["memory_mb"] = serverless_memory(config, package, region=target.region).memory_mb
+        image = config.image or inference_image(target.region)
+    else:
+        fields["instance_type"] = instance = sized_instance(config, package, region=target.region).instance_type
+        image = config.image or inference_image(target.region, instance)
+    environment = _environment(config.workers)
+    archive_uri, target_model = upload.uri, None
+    if config.multi_model is not None:
+        archive_uri, target_model = _below_the_folder(upload, config.mlkey)
+    named = config.multi_model or config.mlkey
+    model: dict[str, Any] = {"uri": archive_uri, "image": image, "environment": environment, "role": role_arn}
+    if not config.multi_model:
+        model["archive"] = package.archive_sha256
+    model |= {name: fields[name] for name in _OF_THE_MODEL if fields.get(name)}
+    return DeploymentPlan(
+        mlkey=config.mlkey,
+        endpoint_name=f"serv-hf-endpoint-{named}",
+        model_name=_name(named, model),
+        config_name=_name(named, {**model, **_size(fields)}),
+        image=image,
+        archive_uri=archive_uri,
+        target_model=target_model,
+        environment=environment,
+        role_arn=role_arn,
+        deployment_config=None if config.target == "serverless" else deployment_config(config.blue_green),
+        tags={**MANAGED, "askline:mlkey": named, **config.tags},
+        **fields,
+    )
+
+
+def _environment(workers: int) -> dict[str, str]:
     environment = {
         "SAGEMAKER_PROGRAM": "inference.py",
         # Else one worker a vCPU loads the model, and a large one runs out of memory.
-        "MMS_DEFAULT_WORKERS_PER_MODEL": "1",
+        "MMS_DEFAULT_WORKERS_PER_MODEL": str(workers),
         # The archive holds all that is needed, and only /tmp can be written to.
         "HF_HUB_OFFLINE": "1",
         "HF_HOME": "/tmp/huggingface",  # noqa: S108 - a folder in the container
         "TOKENIZERS_PARALLELISM": "false",
     }
-    model = {
-        "archive": package.archive_sha256,
-        "uri": upload.uri,
-        "image": image,
-        "environment": environment,
-        "role": role_arn,
-    }
-    size = {"memory": memory_mb, "concurrency": config.max_concurrency}
-    return DeploymentPlan(
-        mlkey=config.mlkey,
-        endpoint_name=f"serv-hf-endpoint-{config.mlkey}",
-        model_name=_name(config.mlkey, model),
-        config_name=_name(config.mlkey, {**model, **size}),
-        image=image,
-        archive_uri=upload.uri,
-        environment=environment,
-        role_arn=role_arn,
-        memory_mb=memory_mb,
-        max_concurrency=config.max_concurrency,
-        tags={**MANAGED, "askline:mlkey": config.mlkey, **config.tags},
-    )
+    return environment if workers == 1 else {**environment, "ASKLINE_WORKERS": str(workers)}  # of the lean image
+
+
+def _below_the_folder(upload: UploadRef, mlkey: str) -> tuple[str, str]:
+    """Return the folder of all archives, and this one's key below it: <MLKey>/<sha256>/model.tar.gz."""
+    folder, found, below = upload.uri.rpartition(f"/{mlkey}/")
+    if not found:
+        raise ConfigError(f"the archive {upload.uri} does not lie in a folder of its MLKey {mlkey}; upload it anew")
+    return f"{folder}/", f"{mlkey}/{below}"
+
+
+def _size(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells two configurations of one model apart; scaling is no part of them."""
+    if fields["target"] == "serverless":
+        size = {"memory": fields["memory_mb"], "concurrency": fields["max_concurrency"]}
+        provisioned = fields["provisioned_concurrency"]
+        return size if provisioned is None else {**size, "provisioned": provisioned}
+    return {name: value for name, value in fields.items() if name not in ("scaling", *_OF_THE_MODEL)}
 
 
 def _name(mlkey: str, content: dict[str, Any]) -> str:

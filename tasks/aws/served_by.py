@@ -3,30 +3,23 @@
 from typing import Any
 
 from askline.clients import aws_client
-from askline.records import Record, Target
+from askline.records import Target
+from tasks.aws import autoscaling
 from tasks.aws.errors import explained, is_missing
+from tasks.aws.variants import Serving, described
 
 
-class ServedBy(Record):
-    """The serverless configuration behind an endpoint, and all that it takes to make it again."""
-
-    config_name: str
-    model_name: str
-    image: str
-    archive_uri: str
-    environment: dict[str, str]
-    role_arn: str
-    memory_mb: int
-    max_concurrency: int
+class ServedBy(Serving):
+    """The configuration behind an endpoint, and all that it takes to make it again."""
 
 
 def read_served_by(endpoint: str, target: Target) -> ServedBy | None:
-    """Return what an endpoint serves with now; None if there is no such endpoint, or it is not serverless.
+    """Return what an endpoint serves with now; None if there is no such endpoint, or it is not one of ours by form.
 
     Raises
     ------
     CloudError
-        If SageMaker refuses.
+        If SageMaker or Application Auto Scaling refuses.
     """
     from botocore.exceptions import ClientError
 
@@ -38,11 +31,15 @@ def read_served_by(endpoint: str, target: Target) -> ServedBy | None:
             if is_missing(error):
                 return None
             raise
-        return read_config(client, config_name)
+        found = read_config(client, config_name)
+    if found is None or not found.may_scale:
+        return found
+    return found.model_copy(update={"scaling": autoscaling.read(endpoint, target=target)})
 
 
 def read_config(client: Any, config_name: str) -> ServedBy | None:
-    """Return what an endpoint configuration holds; None if it or its model is gone, or it is not one of ours by kind.
+    """Return what an endpoint configuration holds, without how the endpoint scales; None if it or its model is gone,
+    or it is of a form that this pipeline does not make.
 
     Parameters
     ----------
@@ -52,24 +49,13 @@ def read_config(client: Any, config_name: str) -> ServedBy | None:
     from botocore.exceptions import ClientError
 
     try:
-        variant = client.describe_endpoint_config(EndpointConfigName=config_name)["ProductionVariants"][0]
-        if "ServerlessConfig" not in variant:
+        config = client.describe_endpoint_config(EndpointConfigName=config_name)
+        if not config["ProductionVariants"][0].get("ModelName"):
             return None
-        model = client.describe_model(ModelName=variant["ModelName"])
+        model = client.describe_model(ModelName=config["ProductionVariants"][0]["ModelName"])
     except ClientError as error:
         if is_missing(error):
             return None
         raise
-    container = model.get("PrimaryContainer") or {}
-    if not {"Image", "ModelDataUrl"} <= container.keys():
-        return None
-    return ServedBy(
-        config_name=config_name,
-        model_name=variant["ModelName"],
-        image=container["Image"],
-        archive_uri=container["ModelDataUrl"],
-        environment=container.get("Environment", {}),
-        role_arn=model["ExecutionRoleArn"],
-        memory_mb=variant["ServerlessConfig"]["MemorySizeInMB"],
-        max_concurrency=variant["ServerlessConfig"]["MaxConcurrency"],
-    )
+    fields = described(config, model)
+    return None if fields is None else ServedBy(**fields)

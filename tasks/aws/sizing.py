@@ -1,7 +1,8 @@
 """How large an endpoint must be, and what it costs: arithmetic on what was measured, without any connection."""
 
+import re
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -20,6 +21,8 @@ MODEL_SERVER_MB = 145
 TOOLKIT_MB = 370
 #: Repository of the image in deployments/container: no torch, no Java, and its server is within the headroom.
 LEAN_IMAGE = "askline-serving"
+#: Graviton (a "g" behind the generation), Inferentia and Trainium: not what the images and libraries are built for.
+_OTHER_PROCESSOR = re.compile(r"ml\.([a-z]+\d+[a-z]*g[a-z]*|inf\d|trn\d)\b")
 #: Tier for a package that nothing was measured of, unless twice its unpacked size needs more. It is also the largest
 #: that a new account's quota has been seen to allow.
 UNMEASURED_MB = 3072
@@ -43,9 +46,36 @@ class Need(Record):
 
     memory_mb: float = Field(gt=0)
     """Of one worker, headroom included."""
+    shared_mb: float = Field(0, ge=0)
+    """Of what the image runs once beside all workers, headroom included."""
     workers: int = Field(1, ge=1)
     vcpu: int = Field(1, ge=1)
     gpu: bool = False
+    disk_of_its_own: bool = True
+    """Whether instances with local NVMe will do; SageMaker adds no volume to these."""
+
+    @property
+    def total_mb(self) -> float:
+        """Memory of all workers and of what they share."""
+        return self.memory_mb * self.workers + self.shared_mb
+
+
+class InstanceChoice(Record):
+    """An instance for an endpoint that runs all the time, with the figures behind it; memory in MiB."""
+
+    instance_type: str
+    chosen: Literal["measured", "configured", "not measured"]
+    """Why: it is the cheapest that holds the measured need, the configuration names it, or nothing was measured."""
+    instance: Instance | None
+    """As the price file has it; None where it does not know the configured one."""
+    need: Need
+    measured_mb: float | None
+    worker_mb: float
+    """Of the image, beside the package in each worker."""
+    shared_mb: float
+    """Of the image, once."""
+    headroom: float
+    notes: tuple[str, ...] = ()
 
 
 def container_mb(image: str | None, engine: str) -> float:
@@ -111,6 +141,84 @@ def serverless_memory(config: DeployConfig, package: PackageRef, *, region: str)
     )
 
 
+def sized_instance(config: DeployConfig, package: PackageRef, *, region: str) -> InstanceChoice:
+    """Return the cheapest instance that holds all workers within the budget, or the one that is configured.
+
+    Memory is workers × (measured peak + torch and transformers of the Hugging Face image) + its model server, all
+    times the headroom; and there is a vCPU for each worker.
+
+    Raises
+    ------
+    ConfigError
+        If none holds the package, none that does is within the budget, or the configured one cannot run it.
+    """
+    prices, headroom = load_prices(region), config.memory_headroom
+    beside = container_mb(config.image, package.engine)
+    shared = min(beside, float(MODEL_SERVER_MB))
+    measured = None
+    if package.measured is not None:
+        measured = max(package.measured.peak_mb, package.measured.load_peak_mb)
+        worker = (measured + beside - shared) * headroom
+    else:
+        worker = max(float(UNMEASURED_MB), 2 * package.unpacked_size / 2**20 + beside - shared)
+    need = Need(
+        memory_mb=worker,
+        shared_mb=shared * headroom,
+        workers=config.workers,
+        gpu=config.gpu,
+        disk_of_its_own=config.volume_size_gb is None,
+    )
+    facts = {"need": need, "measured_mb": measured, "worker_mb": beside - shared, "shared_mb": shared}
+    if config.instance_type != "auto":
+        return _configured_instance(config, prices.instances, facts)
+    ceiling = None if config.budget is None else config.budget / config.instance_count
+    try:
+        instance = cheapest_instance(need, prices.instances, budget_per_hour=ceiling)
+    except ConfigError as error:
+        many = config.instance_count > 1 and config.budget is not None
+        told = f" (deploy.budget {config.budget:g} for {config.instance_count} instances)" if many else ""
+        raise ConfigError(f"deploy.instance_type cannot be chosen: {error}{told}") from error
+    return InstanceChoice(
+        instance_type=instance.name,
+        chosen="not measured" if measured is None else "measured",
+        instance=instance,
+        headroom=headroom,
+        **facts,
+    )
+
+
+def _configured_instance(config: DeployConfig, instances: Iterable[Instance], facts: dict[str, Any]) -> InstanceChoice:
+    name, need = config.instance_type, facts["need"]
+    if _OTHER_PROCESSOR.match(name):
+        raise ConfigError(
+            f"deploy.instance_type {name} has another processor than x86-64, for which the image and the archive's "
+            "libraries are; choose one such as ml.c6i.large or ml.m5.xlarge"
+        )
+    instance = next((each for each in instances if each.name == name), None)
+    notes = []
+    if instance is None:
+        notes.append(f"the price file does not know {name}: neither its memory nor its price could be looked at")
+    else:
+        if instance.memory_gib * 1024 < need.total_mb or instance.vcpu < need.workers:
+            notes.append(
+                f"deploy.instance_type {name} ({instance.memory_gib:g} GiB, {instance.vcpu} vCPU) is less than "
+                f"{need.workers} workers should have: {need.total_mb / 1024:.1f} GiB, {need.workers} vCPU"
+            )
+        if config.volume_size_gb is not None and instance.local_nvme_gb:
+            raise ConfigError(
+                f"deploy.volume_size_gb with {name}: it has {instance.local_nvme_gb} GB of its own, and SageMaker adds "
+                "no volume to such an instance; leave it out, or choose an instance without local storage"
+            )
+    return InstanceChoice(
+        instance_type=name,
+        chosen="configured",
+        instance=instance,
+        headroom=config.memory_headroom,
+        notes=tuple(notes),
+        **facts,
+    )
+
+
 def smallest_tier(needed_mb: float) -> int | None:
     """Return the smallest tier that holds so much; None where none does."""
     return next((tier for tier in TIERS if tier >= needed_mb), None)
@@ -139,8 +247,10 @@ def cheapest_instance(need: Need, instances: Iterable[Instance], *, budget_per_h
     ConfigError
         If none is large enough, or none that is costs as little as the budget. It says what would fit.
     """
-    candidates = [each for each in instances if (each.gpus > 0) == need.gpu]
-    memory = need.memory_mb * need.workers
+    candidates = [each for each in instances if (each.gpus > 0) == need.gpu and not _OTHER_PROCESSOR.match(each.name)]
+    if not need.disk_of_its_own:
+        candidates = [each for each in candidates if not each.local_nvme_gb]
+    memory = need.total_mb
     vcpu = max(need.vcpu, need.workers)
     wanted = f"{memory / 1024:.1f} GiB of memory, {vcpu} vCPU{' and a GPU' if need.gpu else ''}"
     fitting = sorted(
@@ -164,7 +274,7 @@ def _largest(need: Need, candidates: list[Instance]) -> str:
     largest = max(candidates, key=lambda each: (each.memory_gib, each.vcpu), default=None)
     if largest is None:
         return "it has none of that kind at all"
-    workers = min(int(largest.memory_gib * 1024 // need.memory_mb), largest.vcpu)
+    workers = min(int((largest.memory_gib * 1024 - need.shared_mb) // need.memory_mb), largest.vcpu)
     known = f"the largest is {largest.name} ({largest.memory_gib:g} GiB, {largest.vcpu} vCPU)"
     return f"{known}, where {workers} of them fit" if workers else f"{known}; take a smaller model"
 

@@ -222,8 +222,9 @@ def deployment(endpoint: EndpointRef, api: ApiRef | None, smoke: SmokeRef) -> st
     """Return the endpoint, the API and what they answered."""
     parts = [
         f"## Endpoint `{endpoint.name}`",
-        f"{endpoint.action}, {endpoint.memory_mb} MB, at most {endpoint.max_concurrency} at once, "
-        f"config `{endpoint.config_name}`",
+        f"{endpoint.action}, {endpoint.target}, {endpoint.runs_on}"
+        + (f", at most {endpoint.max_concurrency} at once" if endpoint.max_concurrency else "")
+        + f", config `{endpoint.config_name}`",
     ]
     if api is not None:
         parts += [f"## API {api.url}", f"```sh\n{curl(api, endpoint.mlkey, smoke.answers[0].question)}\n```"]

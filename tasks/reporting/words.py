@@ -123,7 +123,7 @@ def _(record: UploadRef) -> str:
 
 @words.register
 def _(record: EndpointRef) -> str:
-    return f"{record.name} {record.action}, {record.memory_mb} MB"
+    return f"{record.name} {record.action}, {record.runs_on}"
 
 
 @words.register

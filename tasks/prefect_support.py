@@ -123,15 +123,15 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
     """
     run = _run_of(arguments)
     minutes = _limit(task.name, run)
-    limit = {} if minutes is None else {"timeout_seconds": 60 * minutes}
+    limit: dict[str, Any] = {} if minutes is None else {"timeout_seconds": 60 * minutes}
     task = task.with_options(**_shared_results(run), **limit)
     with step(task.name) as line:
         state = task.with_options(refresh_cache=_is_to_be_redone(task, run))(*arguments, return_state=True, **options)
         if state.name == "TimedOut" and minutes is not None:
             option = f"timeouts.{_limit_name(task.name, run)}"
             raise StepTimeoutError(
-                f"{task.name} was not done after {minutes:g} minutes and was broken off ({option}). What it finished is "
-                f"kept: run again to go on from there, with a higher {option} where it needs longer"
+                f"{task.name} was not done after {minutes:g} minutes and was broken off ({option}). What it finished "
+                f"is kept: run again to go on from there, with a higher {option} where it needs longer"
             )
         record: R = state.result()
         reused = state.name == "Cached"

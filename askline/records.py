@@ -322,7 +322,7 @@ class DeployPlan(Record):
     """
 
     mlkey: str
-    target: Literal["serverless"]
+    target: Literal["serverless", "real-time", "async"]
     region: str
     endpoint_name: str
     model_name: str
@@ -331,29 +331,31 @@ class DeployPlan(Record):
     archive_uri: str
     role_arn: str
     tags: dict[str, str]
-    max_concurrency: int
-    memory_mb: int
+    max_concurrency: int | None
+    memory_mb: int | None
+    """Of the serverless tier; None for an endpoint on instances."""
     memory_chosen: Literal["measured", "configured", "not measured"]
-    """Why this tier: it holds the measured need, the configuration names it, or nothing was measured."""
+    """Why this tier or instance: it holds the measured need, the configuration names it, or nothing was measured."""
     measured_mb: float | None
     """Most resident memory of the package's own process, in MiB."""
     container_mb: float
     """What the image's own processes take beside it, in MiB."""
     headroom: float
     needed_mb: float | None
-    """(measured + container) × headroom."""
+    """(measured + container) × headroom; on an instance of all workers, with what they share."""
     answer_seconds: float | None
     """Median seconds of one answer, measured where the package was built."""
     measured_on: str | None
     """The processor there."""
-    usd_per_second: float
-    """Of one busy endpoint instance of this tier."""
+    usd_per_second: float | None
+    """Of one busy endpoint instance of this tier; None for an endpoint on instances."""
     usd_per_1000_calls: float | None
     calls_per_month: int
     usd_per_month: float | None
     """Of ``calls_per_month`` calls."""
     instance: str | None
-    """The cheapest real-time instance that would hold the model; None where the price file has none."""
+    """The chosen instance, for a serverless endpoint the cheapest that would hold the model; None where the price file
+    has none."""
     instance_usd_per_hour: float | None
     instance_usd_per_month: float | None
     break_even_calls: float | None
@@ -362,6 +364,17 @@ class DeployPlan(Record):
     """Answers under way at once, on average, at so many calls."""
     prices: str
     """Region, date and source of the prices."""
+    instance_count: int | None = None
+    """Instances to begin with; None for a serverless endpoint."""
+    workers: int = 1
+    usd_per_hour: float | None = None
+    """Of ``instance_count`` instances."""
+    usd_per_hour_most: float | None = None
+    """Of as many instances as autoscaling may start."""
+    target_model: str | None = None
+    """Of an endpoint with several models, the archive that answers for this MLKey."""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """What else is set up, a name and a sentence each: scaling, capture, queue, network, how an update moves."""
     notes: tuple[str, ...] = ()
     """What a person should know before going on."""
 

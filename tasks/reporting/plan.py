@@ -23,21 +23,30 @@ def markdown(plan: DeployPlan) -> str:
 def rows(plan: DeployPlan) -> list[tuple[str, str]]:
     """Return what the plan says, a name and a sentence each."""
     tags = ", ".join(f"{name}={value}" for name, value in plan.tags.items())
-    return [
+    archive = plan.archive_uri if plan.target_model is None else f"{plan.archive_uri} (this one: {plan.target_model})"
+    said = [
         ("endpoint", f"{plan.endpoint_name} ({plan.target}, {plan.region})"),
         ("model", plan.model_name),
         ("configuration", plan.config_name),
-        ("archive", plan.archive_uri),
+        ("archive", archive),
         ("image", plan.image),
         ("role", plan.role_arn),
         ("tags", tags),
-        ("memory", _memory(plan)),
-        ("concurrency", f"at most {plan.max_concurrency} answers at once, more are throttled"),
-        ("answer", _answer(plan)),
-        ("price", _price(plan)),
-        ("real-time", _real_time(plan)),
-        ("prices", plan.prices),
     ]
+    if plan.target == "serverless":
+        said += [
+            ("memory", _memory(plan)),
+            ("concurrency", f"at most {plan.max_concurrency} answers at once, more are throttled"),
+        ]
+    else:
+        said += [("instances", _instances(plan)), ("workers", f"{plan.workers} on each instance, one answer each")]
+    said += plan.settings.items()
+    said.append(("answer", _answer(plan)))
+    if plan.target == "serverless":
+        said += [("price", _price(plan)), ("real-time", _real_time(plan))]
+    else:
+        said += [("price", _hourly(plan)), ("serverless", _serverless(plan))]
+    return [*said, ("prices", plan.prices)]
 
 
 def _memory(plan: DeployPlan) -> str:
@@ -48,6 +57,13 @@ def _memory(plan: DeployPlan) -> str:
     return f"{plan.memory_mb} MB, {why}: {figures} = {plan.needed_mb:.0f} MB"
 
 
+def _instances(plan: DeployPlan) -> str:
+    why = "as configured" if plan.memory_chosen == "configured" else "the cheapest that holds it"
+    measured = "not measured" if plan.measured_mb is None else f"{plan.measured_mb:.0f} MB measured for each worker"
+    needed = f"{(plan.needed_mb or 0) / 1024:.1f} GiB and {plan.workers} vCPU"
+    return f"{plan.instance_count} × {plan.instance}, {why}: {needed} ({measured}, with the image, × {plan.headroom:g})"
+
+
 def _answer(plan: DeployPlan) -> str:
     if plan.answer_seconds is None:
         return "not measured"
@@ -55,7 +71,7 @@ def _answer(plan: DeployPlan) -> str:
 
 
 def _price(plan: DeployPlan) -> str:
-    rate = f"{dollars(plan.usd_per_second)} a busy second, nothing while idle"
+    rate = f"{dollars(plan.usd_per_second or 0)} a busy second, nothing while idle"
     if plan.usd_per_1000_calls is None or plan.usd_per_month is None:
         return rate
     return (
@@ -73,4 +89,24 @@ def _real_time(plan: DeployPlan) -> str:
     return (
         f"{said}; cheaper from {plan.break_even_calls:,.0f} calls a month on, if it keeps up "
         f"({plan.break_even_busy:.2g} answers under way at once, on average)"
+    )
+
+
+def _hourly(plan: DeployPlan) -> str:
+    if plan.usd_per_hour is None or plan.usd_per_month is None:
+        return "not known: the price file does not have the instance"
+    said = f"{plan.usd_per_hour:g} $ an hour, {dollars(plan.usd_per_month)} a month, asked or not"
+    if plan.usd_per_hour_most is not None:
+        said += f", up to {plan.usd_per_hour_most:g} $ an hour when scaled out"
+    if plan.usd_per_1000_calls is not None:
+        said += f" ({dollars(plan.usd_per_1000_calls)} for 1,000 calls at {plan.calls_per_month:,} calls a month)"
+    return said
+
+
+def _serverless(plan: DeployPlan) -> str:
+    if plan.break_even_calls is None or plan.break_even_busy is None:
+        return "no comparison: not measured, without a price, or too large for any serverless tier"
+    return (
+        f"cheaper below {plan.break_even_calls:,.0f} calls a month ({plan.break_even_busy:.2g} answers under way at "
+        "once, on average)"
     )

@@ -113,7 +113,8 @@ def _(record: DeployPlan) -> str:
     price = (
         "" if record.usd_per_1000_calls is None else f", {dollars(record.usd_per_1000_calls)} for 1,000 calls on AWS"
     )
-    return f"{record.target}, {record.memory_mb} MB ({record.memory_chosen}){price}"
+    size = f"{record.memory_mb} MB" if record.memory_mb else f"{record.instance_count} × {record.instance}"
+    return f"{record.target}, {size} ({record.memory_chosen}){price}"
 
 
 @words.register

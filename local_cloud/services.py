@@ -32,7 +32,11 @@ MINISTACK_SERVICES = (
     "logs",
     "cloudwatch",
     "events",
+    "sns",
 )
+
+#: The services that the embedded SageMaker answers, by boto3's names.
+SAGEMAKER_SERVICES = ("sagemaker", "sagemaker-runtime", "application-autoscaling", "service-quotas")
 
 #: All that the parts see of the person's environment. Everything else stays out: AWS keys, Hub tokens, proxies,
 #: and any setting of the programs below that would change what they do.
@@ -87,7 +91,7 @@ def target(ports: Mapping[str, int]) -> Target:
     if "ministack" in ports:
         endpoints.update(dict.fromkeys(MINISTACK_SERVICES, url(ports["ministack"])))
     if "sagemaker" in ports:
-        endpoints.update({"sagemaker": url(ports["sagemaker"]), "sagemaker-runtime": url(ports["sagemaker"])})
+        endpoints.update(dict.fromkeys(SAGEMAKER_SERVICES, url(ports["sagemaker"])))
     addresses = {"hub": hub(ports)}
     if "prefect" in ports:
         addresses |= {"prefect_api": f"{url(ports['prefect'])}/api", "prefect_ui": url(ports["prefect"])}

@@ -16,8 +16,8 @@ from pathlib import Path
 import uvicorn
 
 from local_cloud.sagemaker.app import create_app
-from local_cloud.sagemaker.deployment import Settings
 from local_cloud.sagemaker.errors import StateError
+from local_cloud.sagemaker.settings import Settings
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,12 +42,15 @@ def main(argv: list[str] | None = None) -> None:
         state_dir=state_dir,
         s3_url=options.s3,
         iam_url=options.iam,
+        sns_url=options.sns or options.iam,
+        cloudwatch_url=options.cloudwatch or options.iam,
         region=options.region,
         account=options.account,
         startup_seconds=options.startup_seconds,
         invocation_seconds=options.invocation_seconds,
         cold_seconds=options.cold_seconds,
         idle_seconds=options.idle_seconds,
+        minute_seconds=options.minute_seconds,
         authorize_url=options.authorize,
     )
     try:
@@ -67,14 +70,29 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--state", type=Path, required=True, help="folder for its state, containers and logs")
     parser.add_argument("--s3", required=True, metavar="URL", help="address of S3, where archives come from")
     parser.add_argument("--iam", required=True, metavar="URL", help="address of IAM, where roles are looked up")
+    parser.add_argument("--sns", metavar="URL", help="address of SNS, for notifications (default: that of IAM)")
+    parser.add_argument("--cloudwatch", metavar="URL", help="address of CloudWatch, for alarms (default: that of IAM)")
     parser.add_argument("--authorize", metavar="URL", help="where to ask whether a caller may do what it asks")
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--account", default="000000000000", help="twelve digits, for ARNs")
     parser.add_argument("--idle-seconds", type=float, default=0, help="stop idle serverless containers; 0 means never")
+    parser.add_argument(
+        "--minute-seconds",
+        type=_seconds,
+        default=60,
+        help="how long a minute of metrics, alarms, cool-downs and baking takes; less makes scaling quick to watch",
+    )
     parser.add_argument("--cold-seconds", type=float, default=60, help="how long a call waits for a cold start")
     parser.add_argument("--startup-seconds", type=float, default=180, help="time to answer /ping")
     parser.add_argument("--invocation-seconds", type=float, default=60, help="time to answer a call")
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e6:  # "nan" neither
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The HTTP side: both planes of SageMaker on one port."""
+"""The HTTP side: both planes of SageMaker, Application Auto Scaling and Service Quotas on one port."""
 
+import asyncio
 import json
 import logging
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -15,17 +16,32 @@ from starlette.routing import Route
 from askline.clients import aws_client
 from askline.records import Target
 from local_cloud.sagemaker import permissions
+from local_cloud.sagemaker.alarms import Alarms
+from local_cloud.sagemaker.async_inference import AsyncInference
+from local_cloud.sagemaker.autoscaling import AutoScaling
+from local_cloud.sagemaker.capture import Capture
 from local_cloud.sagemaker.control import ControlPlane
-from local_cloud.sagemaker.deployment import Settings
 from local_cloud.sagemaker.endpoints import Endpoints
 from local_cloud.sagemaker.errors import ApiError
+from local_cloud.sagemaker.invocation import Invoker
+from local_cloud.sagemaker.metrics import Metrics
+from local_cloud.sagemaker.quotas import Quotas
 from local_cloud.sagemaker.runtime import Runtime
-from local_cloud.sagemaker.state import State
+from local_cloud.sagemaker.scaler import Scaler
+from local_cloud.sagemaker.settings import Settings
+from local_cloud.sagemaker.state import Record, State
 
 log = logging.getLogger("local_cloud.sagemaker")
 
 _JSON_1_1 = "application/x-amz-json-1.1"
-_TARGET_PREFIX = "SageMaker."
+
+
+class Plane(NamedTuple):
+    """A service whose operations are told apart by the header ``X-Amz-Target``."""
+
+    call: Callable[[str, Any], Awaitable[Record]]
+    checks: Callable[[str, Any, Settings], Iterator[permissions.Check]]
+    """What permissions an operation takes."""
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -36,14 +52,32 @@ def create_app(settings: Settings) -> Starlette:
     StateError
         If a file in it is damaged.
     """
-    target = Target(kind="local", region=settings.region, endpoints={"s3": settings.s3_url, "iam": settings.iam_url})
+    services = {
+        "s3": settings.s3_url,
+        "iam": settings.iam_url,
+        "sns": settings.sns_url,
+        "cloudwatch": settings.cloudwatch_url,
+    }
+    target = Target(kind="local", region=settings.region, endpoints=services)
     # proxies={}: a proxy in the environment is not for the loopback addresses that these clients call.
-    calls: dict[str, Any] = {"proxies": {}, "connect_timeout": 5, "read_timeout": 60}
-    s3, iam = aws_client(target, "s3", **calls), aws_client(target, "iam", **calls)
-    state = State(settings.state_dir)
-    endpoints = Endpoints(state, settings, s3)
-    control = ControlPlane(state, endpoints, settings, s3=s3, iam=iam)
-    runtime = Runtime(state, endpoints, settings)
+    calls: dict[str, Any] = {"proxies": {}, "connect_timeout": 5, "read_timeout": 60, "max_pool_connections": 50}
+    s3, iam, sns, cloudwatch = (aws_client(target, service, **calls) for service in services)
+    state, metrics = State(settings.state_dir), Metrics(settings.minute_seconds)
+    alarms, quotas = Alarms(cloudwatch, metrics), Quotas(settings, state)
+    endpoints = Endpoints(state, settings, s3, alarms)
+    invoker, capture = Invoker(settings), Capture(settings, s3)
+    queue = AsyncInference(state, endpoints, settings, invoker=invoker, metrics=metrics, s3=s3, sns=sns)
+    scaling = AutoScaling(state, settings)
+    scaler = Scaler(state, endpoints, settings, queue=queue, metrics=metrics, alarms=alarms, quotas=quotas)
+    control = ControlPlane(
+        state, endpoints, settings, quotas=quotas, alarms=alarms, scaled=scaling.scaled_variant, s3=s3, iam=iam
+    )
+    runtime = Runtime(state, endpoints, settings, invoker=invoker, queue=queue, capture=capture, metrics=metrics)
+    planes = {
+        "SageMaker": Plane(control.call, permissions.checks_of),
+        "AnyScaleFrontendService": Plane(scaling.call, _of_no_resource("application-autoscaling")),
+        "ServiceQuotasV20190624": Plane(quotas.call, _of_no_resource("servicequotas")),
+    }
 
     async def health(_request: Request) -> Response:
         return JSONResponse({"status": "ok", "endpoints": len(state.all("endpoint"))})
@@ -51,12 +85,15 @@ def create_app(settings: Settings) -> Starlette:
     async def control_plane(request: Request) -> Response:
         try:
             _check_signed(request)
-            target_header = request.headers.get("x-amz-target", "")
-            operation = target_header.removeprefix(_TARGET_PREFIX) if target_header.startswith(_TARGET_PREFIX) else ""
+            service, _, operation = request.headers.get("x-amz-target", "").partition(".")
+            plane = planes.get(service, planes["SageMaker"])
+            if service not in planes:
+                operation = ""
             asked = _parse(await request.body())
-            await permissions.authorize(request, permissions.checks_of(operation, asked, settings), settings)
-            await permissions.role_reads(iam, operation, asked, settings)
-            answer = await control.call(operation, asked)
+            await permissions.authorize(request, plane.checks(operation, asked, settings), settings)
+            if service == "SageMaker":
+                await permissions.role_reads(iam, operation, asked, settings)
+            answer = await plane.call(operation, asked)
         except Exception as error:  # noqa: BLE001 - a caller gets InternalFailure, the log the traceback
             refusal = _refusal(error)
             content: dict[str, Any] = {"__type": refusal.code, "message": refusal.message}
@@ -64,12 +101,12 @@ def create_app(settings: Settings) -> Starlette:
         return JSONResponse(answer, headers=_headers(), media_type=_JSON_1_1)
 
     async def invocations(request: Request) -> Response:
+        name, asynchronous = request.path_params["name"], request.url.path.endswith("/async-invocations")
         try:
             _check_signed(request)
-            await permissions.authorize(
-                request, permissions.invocation(request.path_params["name"], settings), settings
-            )
-            answer = await runtime.invoke(request.path_params["name"], request)
+            taken = permissions.invocation(name, settings, asynchronous=asynchronous)
+            await permissions.authorize(request, taken, settings)
+            answer = await (runtime.invoke_async if asynchronous else runtime.invoke)(name, request)
         except Exception as error:  # noqa: BLE001 - a caller gets InternalFailure, the log the traceback
             refusal = _refusal(error)
             content = {"Message": refusal.message, **refusal.members}
@@ -86,16 +123,32 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await endpoints.restore()
+        tasks = [asyncio.create_task(work) for work in (queue.run(), capture.run(), scaler.run())]
         yield
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await queue.close()
+        await capture.flush()
         await endpoints.close()
 
     routes = [
         Route("/_askline/health", health, methods=["GET"]),
         Route("/", control_plane, methods=["POST"]),
         Route("/endpoints/{name}/invocations", invocations, methods=["POST"]),
+        Route("/endpoints/{name}/async-invocations", invocations, methods=["POST"]),
         Route("/{path:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"]),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
+
+
+def _of_no_resource(service: str) -> Callable[[str, Any, Settings], Iterator[permissions.Check]]:
+    """Return the permissions of a service whose operations are allowed as such, on all resources."""
+
+    def checks(operation: str, _request: Any, _settings: Settings) -> Iterator[permissions.Check]:
+        yield permissions.Check(f"{service}:{operation}", "*")
+
+    return checks
 
 
 def _check_signed(request: Request) -> None:

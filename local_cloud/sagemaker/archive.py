@@ -14,7 +14,7 @@ from typing import Any
 
 log = logging.getLogger("local_cloud.sagemaker")
 
-#: Disk of a serverless endpoint, in bytes; holds for the archive and for what it unpacks to.
+#: Disk of a serverless endpoint, in bytes.
 MAX_BYTES = 5 * 1024**3
 _CHUNK = 1 << 20
 
@@ -37,12 +37,13 @@ def parse_s3_url(url: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def fetch_and_unpack(s3: Any, url: str, folder: Path) -> None:
+def fetch_and_unpack(s3: Any, url: str, folder: Path, most_bytes: int = MAX_BYTES) -> None:
     """Download the archive at ``url`` and unpack it to ``folder``, which appears only when it is complete.
 
     The length, and the MD5 where the ETag is one, are compared with what S3 says; botocore compares the object's
     checksum where it has one. Members that would land outside the folder, devices and absolute links are refused
-    (PEP 706 "data" filter). What is unpacked is made read-only, as in the service's containers.
+    (PEP 706 "data" filter). What is unpacked is made read-only, as in the service's containers. Neither the archive
+    nor what it unpacks to may have more than ``most_bytes``.
 
     Raises
     ------
@@ -54,8 +55,8 @@ def fetch_and_unpack(s3: Any, url: str, folder: Path) -> None:
     work.mkdir(parents=True)
     try:
         archive = work / "model.tar.gz"
-        _download(s3, url, archive)
-        _unpack(archive, work / "model", url)
+        _download(s3, url, archive, most_bytes)
+        _unpack(archive, work / "model", url, most_bytes)
         archive.unlink()
         _make_read_only(work / "model")
         remove_tree(folder)
@@ -67,7 +68,7 @@ def fetch_and_unpack(s3: Any, url: str, folder: Path) -> None:
         remove_tree(work)
 
 
-def _download(s3: Any, url: str, path: Path) -> None:
+def _download(s3: Any, url: str, path: Path, most_bytes: int) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
     bucket, key = parse_s3_url(url)
@@ -75,8 +76,8 @@ def _download(s3: Any, url: str, path: Path) -> None:
     try:
         answer = s3.get_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
         length = answer["ContentLength"]
-        if length > MAX_BYTES:
-            raise ArchiveError(f"The model data at {url} has {length:,} bytes; at most {MAX_BYTES:,} fit on the disk.")
+        if length > most_bytes:
+            raise ArchiveError(f"The model data at {url} has {length:,} bytes; at most {most_bytes:,} fit on the disk.")
         with path.open("wb") as file:
             for chunk in answer["Body"].iter_chunks(_CHUNK):
                 digest.update(chunk)
@@ -91,7 +92,7 @@ def _download(s3: Any, url: str, path: Path) -> None:
         raise ArchiveError(f"The model data at {url} is damaged: its MD5 is {digest.hexdigest()}, S3 says {etag}.")
 
 
-def _unpack(archive: Path, folder: Path, url: str) -> None:
+def _unpack(archive: Path, folder: Path, url: str, most_bytes: int) -> None:
     problem = f"Failed to extract the model data archive from {url}"
     folder.mkdir()
     unpacked = 0
@@ -100,8 +101,8 @@ def _unpack(archive: Path, folder: Path, url: str) -> None:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
                     unpacked += max(member.size, 0)
-                    if unpacked > MAX_BYTES:
-                        raise ArchiveError(f"{problem}: it unpacks to more than the {MAX_BYTES:,} bytes of the disk.")
+                    if unpacked > most_bytes:
+                        raise ArchiveError(f"{problem}: it unpacks to more than the {most_bytes:,} bytes of the disk.")
                     tar.extract(member, folder, filter="data")
             while stream.read(_CHUNK):  # tarfile stops at its end mark; the gzip checksum stands behind it
                 pass

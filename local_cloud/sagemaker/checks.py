@@ -5,6 +5,7 @@ from typing import Any
 
 from local_cloud.sagemaker.archive import parse_s3_url
 from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.instances import instance_type
 from local_cloud.sagemaker.state import Record
 
 _ECR_IMAGE = re.compile(r"\d{12}\.dkr\.ecr(-fips)?\.[a-z0-9-]+\.amazonaws\.com(\.cn)?/\S+")
@@ -15,6 +16,11 @@ _MEMORY_TIERS_MB = (1024, 2048, 3072, 4096, 5120, 6144)
 def not_offered(member: str) -> ApiError:
     """Return the refusal of what serverless endpoints exclude and instances would need a real cloud for."""
     return validation_error(f"{member} is not supported for serverless endpoints, nor by the embedded SageMaker.")
+
+
+def not_serverless(member: str) -> ApiError:
+    """Return the refusal of what only instances have."""
+    return validation_error(f"{member} is not supported for serverless endpoints.")
 
 
 def model_container(request: Record) -> Record:
@@ -35,11 +41,9 @@ def model_container(request: Record) -> Record:
             f"Exactly one container is needed, {len(containers)} given: inference pipelines are not offered."
         )
     container: Record = containers[0]
-    for member in ("ModelPackageName", "MultiModelConfig", "AdditionalModelDataSources"):
+    for member in ("ModelPackageName", "AdditionalModelDataSources"):
         if container.get(member):
             raise validation_error(f"The embedded SageMaker does not offer {member}.")
-    if container.get("Mode") == "MultiModel":
-        raise validation_error("The embedded SageMaker does not offer multi-model endpoints.")
     image = container.get("Image")
     if not image:
         raise validation_error("The container needs an Image.")
@@ -59,7 +63,12 @@ def model_container(request: Record) -> Record:
         parse_s3_url(url)
     except ValueError as error:
         raise validation_error(f"ModelDataUrl {error}.") from None
-    return {"Image": image, "Environment": container.get("Environment", {}), "ModelDataUrl": url}
+    made = {"Image": image, "Environment": container.get("Environment", {}), "ModelDataUrl": url}
+    if container.get("Mode") == "MultiModel":
+        if source:
+            raise validation_error("A multi-model container needs a ModelDataUrl, the prefix of its models.")
+        made["Mode"] = "MultiModel"
+    return made
 
 
 def execution_role(iam: Any, role_arn: str, model_data_url: str, region: str) -> None:
@@ -104,8 +113,8 @@ def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def model_data(s3: Any, url: str) -> None:
-    """Check that the archive exists. Blocks.
+def model_data(s3: Any, container: Record) -> None:
+    """Check that the archive exists, or for a multi-model container that something lies under the prefix. Blocks.
 
     Raises
     ------
@@ -114,9 +123,13 @@ def model_data(s3: Any, url: str) -> None:
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
+    url = container["ModelDataUrl"]
     bucket, key = parse_s3_url(url)
     try:
-        s3.head_object(Bucket=bucket, Key=key)
+        if container.get("Mode") == "MultiModel":
+            s3.head_bucket(Bucket=bucket)  # the prefix may be empty still
+        else:
+            s3.head_object(Bucket=bucket, Key=key)
     except ClientError as error:
         status = error.response["ResponseMetadata"]["HTTPStatusCode"]
         if status in (403, 404):
@@ -138,19 +151,23 @@ def endpoint_config(request: Record) -> Record:
     if len(variants) > 1 or request.get("ShadowProductionVariants"):
         raise validation_error("The embedded SageMaker serves one production variant and no shadow variants.")
     variant: Record = variants[0]
-    for member in ("AsyncInferenceConfig", "DataCaptureConfig", "ExplainerConfig", "VpcConfig"):
+    for member in ("ExplainerConfig", "VpcConfig"):
         if request.get(member):
             raise not_offered(member)
+    for member in ("InstancePools", "ManagedInstanceScaling", "CapacityReservationConfig", "AcceleratorType"):
+        if variant.get(member):
+            raise validation_error(f"The embedded SageMaker does not offer {member}.")
     if not variant.get("ModelName"):
         raise validation_error("The production variant needs a ModelName.")
     serverless = variant.get("ServerlessConfig")
     if serverless is None:
-        if not (variant.get("InstanceType") and variant.get("InitialInstanceCount")):
-            raise validation_error(
-                "The production variant needs a ServerlessConfig, or InstanceType and InitialInstanceCount."
-            )
+        _instances(variant)
+        _destinations(request)
         return variant
-    for member in ("InstanceType", "InitialInstanceCount", "AcceleratorType", "VolumeSizeInGB", "CoreDumpConfig"):
+    for member in ("AsyncInferenceConfig", "DataCaptureConfig"):
+        if request.get(member):
+            raise not_serverless(member)
+    for member in ("InstanceType", "InitialInstanceCount", "VolumeSizeInGB", "CoreDumpConfig"):
         if variant.get(member):
             raise validation_error(f"{member} cannot be set together with ServerlessConfig.")
     memory, most = serverless["MemorySizeInMB"], serverless["MaxConcurrency"]
@@ -164,3 +181,63 @@ def endpoint_config(request: Record) -> Record:
     if serverless.get("ProvisionedConcurrency", 0) > most:
         raise validation_error(f"ProvisionedConcurrency must be less than or equal to MaxConcurrency ({most}).")
     return variant
+
+
+def _instances(variant: Record) -> None:
+    if not (variant.get("InstanceType") and variant.get("InitialInstanceCount")):
+        raise validation_error(
+            "The production variant needs a ServerlessConfig, or InstanceType and InitialInstanceCount."
+        )
+    kind = variant["InstanceType"]
+    if variant.get("VolumeSizeInGB") and instance_type(kind).local_nvme_gb:
+        raise validation_error(f"VolumeSizeInGB cannot be set for {kind}: its storage is its own local NVMe.")
+
+
+def _destinations(request: Record) -> None:
+    """Check where an endpoint on instances writes to."""
+    capture, asynchronous = request.get("DataCaptureConfig"), request.get("AsyncInferenceConfig")
+    places = {}
+    if capture:
+        if asynchronous:
+            raise validation_error("The embedded SageMaker does not capture the data of asynchronous endpoints.")
+        places["DataCaptureConfig.DestinationS3Uri"] = capture["DestinationS3Uri"]
+    if asynchronous:
+        output = asynchronous["OutputConfig"]
+        if not output.get("S3OutputPath"):
+            raise validation_error("The embedded SageMaker needs an S3OutputPath in AsyncInferenceConfig.OutputConfig.")
+        for member in ("S3OutputPath", "S3FailurePath"):
+            if member in output:
+                places[f"AsyncInferenceConfig.OutputConfig.{member}"] = output[member]
+    for member, url in places.items():
+        if not re.fullmatch(r"s3://[^/]+(/.*)?", url):
+            raise validation_error(f"{member} {url!r} is not of the form s3://bucket/prefix.")
+
+
+def deployment_config(config: Record, variant: Record) -> None:
+    """Check the rules between members of a DeploymentConfig.
+
+    Raises
+    ------
+    ApiError
+        If a rule is broken.
+    """
+    rolling, blue_green = config.get("RollingUpdatePolicy"), config.get("BlueGreenUpdatePolicy")
+    if rolling and blue_green:
+        raise validation_error("Both BlueGreenUpdatePolicy and RollingUpdatePolicy are set: give one of them.")
+    if "ServerlessConfig" in variant and rolling:
+        raise not_serverless("RollingUpdatePolicy")
+    if not blue_green:
+        return
+    routing = blue_green["TrafficRoutingConfiguration"]
+    if "ServerlessConfig" in variant and routing["Type"] != "ALL_AT_ONCE":
+        raise not_serverless(f"TrafficRoutingConfiguration.Type {routing['Type']}")
+    needed = {"CANARY": "CanarySize", "LINEAR": "LinearStepSize"}
+    for kind, member in needed.items():
+        if (routing["Type"] == kind) is not (member in routing):
+            raise validation_error(f"{member} must be set for the type {kind}, and for no other.")
+    size = routing.get("CanarySize") or routing.get("LinearStepSize")
+    # "at most 50 % of the new fleet", for both
+    if size and size["Type"] == "CAPACITY_PERCENT" and size["Value"] > 50:
+        raise validation_error(
+            f"A canary or a linear step has at most 50 percent of the capacity, not {size['Value']}."
+        )

@@ -39,12 +39,16 @@ class ContainerSpec:
     """What a container is started from."""
 
     folder: Path
-    """Holds ``model`` (the unpacked archive); ``tmp``, ``home`` and the process file are made beside it."""
+    """``tmp``, ``home`` and the process file are made in it."""
+    model: Path
+    """The unpacked archive."""
     log_file: Path
     environment: dict[str, str]
     region: str
     memory_mb: int | None = None
     """Limit on resident memory; None for none."""
+    memory_of: str = "MemorySizeInMB"
+    """What sets that limit."""
 
 
 class Container:
@@ -74,12 +78,12 @@ class Container:
         """
         for name in ("tmp", "home"):
             remove_tree(spec.folder / name)
-            (spec.folder / name).mkdir()
+            (spec.folder / name).mkdir(parents=True)
         _rotate(spec.log_file)
         with socket.create_server(("127.0.0.1", 0)) as listener, spec.log_file.open("ab") as log_file:
             port, descriptor, log_start = listener.getsockname()[1], listener.fileno(), log_file.tell()
             command = [sys.executable, "-u", str(SERVE)]
-            command += ["--model-dir", str(spec.folder / "model"), "--port", str(port), "--fd", str(descriptor)]
+            command += ["--model-dir", str(spec.model), "--port", str(port), "--fd", str(descriptor)]
             process = await asyncio.create_subprocess_exec(
                 *[sys.executable, "-I", "-S", str(LEASH), str(os.getpid()), *command],
                 stdin=asyncio.subprocess.DEVNULL,
@@ -93,6 +97,13 @@ class Container:
         _write_process_file(spec.folder, process.pid)
         log.info("container %s started from %s", process.pid, spec.folder)
         return cls(spec, process, port, log_start)
+
+    def resident_mb(self) -> float:
+        """Return the memory that the process uses by itself."""
+        try:
+            return _resident_bytes(psutil.Process(self._process.pid)) / _MB
+        except psutil.NoSuchProcess:
+            return 0.0
 
     @property
     def alive(self) -> bool:
@@ -193,7 +204,7 @@ class Container:
                 used = sum(_resident_bytes(member) for member in family) / _MB
                 if used > limit:
                     await self.kill(
-                        f"ran out of memory: it used {used:.0f} MB of {limit} MB (MemorySizeInMB) and was killed"
+                        f"ran out of memory: it used {used:.0f} MB of {limit} MB ({self.spec.memory_of}) and was killed"
                     )
                     return
                 await asyncio.sleep(_MEMORY_POLL_SECONDS)

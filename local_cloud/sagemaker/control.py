@@ -9,9 +9,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from local_cloud.sagemaker import checks
-from local_cloud.sagemaker.deployment import Settings
+from local_cloud.sagemaker.alarms import Alarms
+from local_cloud.sagemaker.deployment import instance_count
 from local_cloud.sagemaker.endpoints import Endpoints, new_generation
 from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.quotas import Quotas
+from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import NAME_MEMBER, Kind, Record, State
 from local_cloud.sagemaker.validation import service_model, validate
 from local_cloud.sagemaker.views import describe_endpoint
@@ -28,12 +31,29 @@ Operation = Callable[[Record], Awaitable[Record]]
 
 
 class ControlPlane:
-    """Answers ``SageMaker.<Operation>`` calls."""
+    """Answers ``SageMaker.<Operation>`` calls.
 
-    def __init__(self, state: State, endpoints: Endpoints, settings: Settings, *, s3: Any, iam: Any) -> None:
+    ``scaled`` says by which policy, if any, Application Auto Scaling looks after an endpoint.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        endpoints: Endpoints,
+        settings: Settings,
+        *,
+        quotas: Quotas,
+        alarms: Alarms,
+        scaled: Callable[[str], str | None],
+        s3: Any,
+        iam: Any,
+    ) -> None:
         self._state = state
         self._endpoints = endpoints
         self._settings = settings
+        self._quotas = quotas
+        self._alarms = alarms
+        self._scaled = scaled
         self._s3 = s3
         self._iam = iam
         self._operations: dict[str, Operation] = {
@@ -41,6 +61,7 @@ class ControlPlane:
             "CreateEndpointConfig": self._create_endpoint_config,
             "CreateEndpoint": self._create_endpoint,
             "UpdateEndpoint": self._update_endpoint,
+            "UpdateEndpointWeightsAndCapacities": self._update_weights_and_capacities,
             "DescribeModel": self._describer("model"),
             "DescribeEndpointConfig": self._describer("endpoint-config"),
             "DescribeEndpoint": self._describe_endpoint,
@@ -94,7 +115,7 @@ class ControlPlane:
         url = container["ModelDataUrl"]
         role, region = request["ExecutionRoleArn"], self._settings.region
         await asyncio.to_thread(checks.execution_role, self._iam, role, url, region)
-        await asyncio.to_thread(checks.model_data, self._s3, url)
+        await asyncio.to_thread(checks.model_data, self._s3, container)
         self._free("model", request["ModelName"])  # again: others may have called while IAM and S3 answered
         shown = _only(request, "PrimaryContainer", "Containers", "ExecutionRoleArn")
         record = {"ModelName": request["ModelName"], "ModelArn": arn, **shown, "EnableNetworkIsolation": False}
@@ -105,7 +126,8 @@ class ControlPlane:
         arn = self._free("endpoint-config", request["EndpointConfigName"])
         variant = checks.endpoint_config(request)
         self._get("model", variant["ModelName"])
-        shown = _only(request, "KmsKeyId", "ExecutionRoleArn", "MetricsConfig")
+        captured = _only(request, "DataCaptureConfig", "AsyncInferenceConfig")
+        shown = _only(request, "KmsKeyId", "ExecutionRoleArn", "MetricsConfig") | captured
         record = {
             "EndpointConfigName": request["EndpointConfigName"],
             "EndpointConfigArn": arn,
@@ -120,29 +142,82 @@ class ControlPlane:
         name = request["EndpointName"]
         arn = self._free("endpoint", name)
         plan = self._plan(request)
+        await self._check_alarms(plan)
+        self._quotas.check(name, plan["Variant"], instance_count(plan))
         self._endpoints.create(name, arn, plan, request.get("Tags", []), request.get("DeploymentConfig"))
         return {"EndpointArn": arn}
 
     async def _update_endpoint(self, request: Record) -> Record:
-        record = self._get("endpoint", request["EndpointName"])
+        name = request["EndpointName"]
+        record = self._get("endpoint", name)
+        if request.get("RetainDeploymentConfig") and "LastDeploymentConfig" in record:
+            request.setdefault("DeploymentConfig", record["LastDeploymentConfig"])
         plan = self._plan(request)
-        self._endpoints.update(request["EndpointName"], plan, request.get("DeploymentConfig"))
+        if request.get("RetainAllVariantProperties") and "Active" in record:
+            _retain(plan, record["Active"], request.get("ExcludeRetainedVariantProperties", []))
+        await self._check_alarms(plan)
+        record = self._get("endpoint", name)
+        kinds = [part["Variant"].get("InstanceType") for part in (record.get("Active", plan), plan)]
+        if kinds[0] != kinds[1] and (target := self._scaled(name)):
+            raise validation_error(
+                f'Cannot update endpoint "{record["EndpointArn"]}": its variant {target} is registered with '
+                "Application Auto Scaling, and the update would change its instance type. Deregister it first."
+            )
+        self._quotas.check(name, plan["Variant"], instance_count(plan))
+        self._endpoints.update(name, plan, request.get("DeploymentConfig"))
+        return {"EndpointArn": record["EndpointArn"]}
+
+    async def _update_weights_and_capacities(self, request: Record) -> Record:
+        name = request["EndpointName"]
+        record = self._get("endpoint", name)
+        if record["EndpointStatus"] != "InService":
+            raise validation_error(f'Cannot update in-progress endpoint "{record["EndpointArn"]}".')
+        facts = record["Active"]
+        for wanted in request["DesiredWeightsAndCapacities"]:
+            if wanted["VariantName"] != facts["Variant"]["VariantName"]:
+                raise validation_error(f"The variant {wanted['VariantName']} was not found in endpoint {name}.")
+            facts = resized(facts, wanted)
+        variant = facts["Variant"]
+        more = 0 if "ServerlessConfig" in variant else instance_count(facts) - instance_count(record["Active"])
+        if "ServerlessConfig" in variant or more > 0:
+            self._quotas.check(name, variant, more)
+        self._endpoints.resize(name, facts)
         return {"EndpointArn": record["EndpointArn"]}
 
     def _plan(self, request: Record) -> Record:
         """Copy what is deployed: the endpoint lives on when its configuration and model are deleted."""
         config = self._get("endpoint-config", request["EndpointConfigName"])
         variant = config["ProductionVariants"][0]
-        if "ServerlessConfig" in variant and request.get("DeploymentConfig", {}).get("RollingUpdatePolicy"):
-            raise validation_error("RollingUpdatePolicy is not supported for serverless endpoints.")
-        model = self._get("model", variant["ModelName"])
-        return {
+        checks.deployment_config(request.get("DeploymentConfig", {}), variant)
+        container = checks.model_container(self._get("model", variant["ModelName"]))
+        if container.get("Mode") == "MultiModel" and (
+            "ServerlessConfig" in variant or "AsyncInferenceConfig" in config
+        ):
+            raise validation_error("A multi-model container is served by real-time endpoints on instances only.")
+        plan = {
             "Generation": new_generation(),
             "EndpointConfigName": config["EndpointConfigName"],
             "Variant": variant,
-            "Container": checks.model_container(model),
+            "Container": container,
             "StartTime": time.time(),
+            **_only(config, "AsyncInferenceConfig", "DataCaptureConfig"),
+            **_only(request, "DeploymentConfig"),
         }
+        if "ServerlessConfig" not in variant:
+            plan["InstanceCount"] = variant["InitialInstanceCount"]
+        return plan
+
+    async def _check_alarms(self, plan: Record) -> None:
+        watched = plan.get("DeploymentConfig", {}).get("AutoRollbackConfiguration", {}).get("Alarms", [])
+        names = [alarm["AlarmName"] for alarm in watched]
+        if not names:
+            return
+        try:
+            found = await self._alarms.look(names)
+        except Exception as error:
+            raise ApiError("InternalFailure", f"CloudWatch cannot be reached: {error}", status=500) from error
+        if missing := [name for name in names if name not in found]:
+            raise validation_error(f"Could not find the alarms of AutoRollbackConfiguration: {', '.join(missing)}.")
 
     # -- describe, delete, list --------------------------------------------------------------------------------------
 
@@ -240,7 +315,7 @@ class ControlPlane:
 
     def _by_arn(self, arn: str) -> tuple[Kind, Record]:
         kind, _, name = arn.rpartition(":")[2].partition("/")
-        for known in NAME_MEMBER:
+        for known in _NOUN:
             record = self._state.get(known, name) if known == kind else None
             if record is not None and self._arn(known, name) == arn:
                 return known, record
@@ -251,6 +326,49 @@ class ControlPlane:
         if len(keys) != len(set(keys)):
             raise validation_error("Duplicate tag keys are not allowed.")
         self._state.put(kind, {**record, "CreationTime": time.time(), "Tags": request.get("Tags", [])})
+
+
+def resized(facts: Record, wanted: Record) -> Record:
+    """Return a deployment's record with a DesiredWeightAndCapacity put into effect.
+
+    Raises
+    ------
+    ApiError
+        If it does not fit the kind of the endpoint.
+    """
+    variant = facts["Variant"]
+    serverless, count = wanted.get("ServerlessUpdateConfig"), wanted.get("DesiredInstanceCount")
+    if "DesiredWeight" in wanted:
+        facts = {**facts, "Weight": wanted["DesiredWeight"]}
+    if "ServerlessConfig" in variant:
+        if count is not None:
+            raise validation_error("DesiredInstanceCount cannot be set for a serverless variant.")
+        changed = variant["ServerlessConfig"] | (serverless or {})
+        if changed.get("ProvisionedConcurrency", 0) > changed["MaxConcurrency"]:
+            raise validation_error(
+                f"ProvisionedConcurrency must be less than or equal to MaxConcurrency ({changed['MaxConcurrency']})."
+            )
+        return {**facts, "Variant": {**variant, "ServerlessConfig": changed}}
+    if serverless:
+        raise validation_error("ServerlessUpdateConfig can be set for a serverless variant only.")
+    if count is None:
+        return facts
+    if count == 0 and "AsyncInferenceConfig" not in facts:
+        raise validation_error("DesiredInstanceCount must be at least 1: only asynchronous endpoints scale to 0.")
+    return {**facts, "InstanceCount": count}
+
+
+def _retain(plan: Record, active: Record, excluded: list[Record]) -> None:
+    """Keep what an update is to leave as it is, if the variant is the same one."""
+    without = {each["VariantPropertyType"] for each in excluded}
+    if plan["Variant"]["VariantName"] != active["Variant"]["VariantName"]:
+        return
+    if "DesiredInstanceCount" not in without and "InstanceCount" in plan and "InstanceCount" in active:
+        plan["InstanceCount"] = active["InstanceCount"]
+    if "DesiredWeight" not in without and "Weight" in active:
+        plan["Weight"] = active["Weight"]
+    if "DataCaptureConfig" not in without and "DataCaptureConfig" in active:
+        plan["DataCaptureConfig"] = active["DataCaptureConfig"]
 
 
 def _only(request: Record, *members: str) -> Record:

@@ -194,7 +194,8 @@ def instance_count(facts: Record) -> int:
     variant: Record = facts["Variant"]
     if "ServerlessConfig" in variant:
         return int(variant["ServerlessConfig"].get("ProvisionedConcurrency", 1))
-    return int(facts.get("InstanceCount", variant["InitialInstanceCount"]))
+    count: int = facts["InstanceCount"] if "InstanceCount" in facts else variant["InitialInstanceCount"]
+    return count
 
 
 def disk_bytes(facts: Record) -> int:

@@ -8,30 +8,54 @@ import uuid
 from collections.abc import Coroutine
 from typing import Any
 
+from local_cloud.sagemaker.alarms import Alarms
 from local_cloud.sagemaker.archive import ArchiveError
 from local_cloud.sagemaker.container import ContainerError
-from local_cloud.sagemaker.deployment import Deployment, Settings, clear_leftovers
+from local_cloud.sagemaker.deployment import Deployment, clear_leftovers, instance_count
 from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.multimodel import deployment as new_deployment
+from local_cloud.sagemaker.settings import Settings
+from local_cloud.sagemaker.shifting import shift
 from local_cloud.sagemaker.state import Record, State
 
 log = logging.getLogger("local_cloud.sagemaker")
 
 _MAX_FAILURE_REASON = 1024  # the service model's limit
+_HEAL_SECONDS = 1.0
+_BUSY = ("Creating", "Updating", "RollingBack", "Deleting")
 
 
 class Endpoints:
     """Deploys, swaps, restores and deletes what endpoints run. Everything here happens on the event loop."""
 
-    def __init__(self, state: State, settings: Settings, s3: Any) -> None:
+    def __init__(self, state: State, settings: Settings, s3: Any, alarms: Alarms) -> None:
         self._state = state
         self._settings = settings
         self._s3 = s3
+        self._alarms = alarms
         self._active: dict[str, Deployment] = {}
+        self._moving: dict[str, tuple[Deployment, float]] = {}
+        """Where traffic is being moved: the new deployment and its share."""
+        self._turns: dict[str, int] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     def active(self, name: str) -> Deployment | None:
         """Return what answers for an endpoint, if anything does."""
         return self._active.get(name)
+
+    def route(self, name: str) -> Deployment | None:
+        """Return what is to answer the next call; while traffic moves, old and new take turns by their shares."""
+        moving = self._moving.get(name)
+        if moving is None:
+            return self._active.get(name)
+        candidate, share = moving
+        turn = self._turns[name] = self._turns.get(name, 0) + 1
+        # The new one gets each call with which its share of all calls so far becomes a whole number more.
+        return candidate if int(turn * share) > int((turn - 1) * share) else self._active.get(name)
+
+    def deployments(self) -> dict[str, Deployment]:
+        """Return what answers, by endpoint."""
+        return dict(self._active)
 
     # -- what the API calls ------------------------------------------------------------------------------------------
 
@@ -63,7 +87,7 @@ class Endpoints:
         """
         record = self._existing(name)
         status, arn = record["EndpointStatus"], record["EndpointArn"]
-        if status in ("Creating", "Updating", "Deleting"):
+        if status in _BUSY:
             raise validation_error(f'Cannot update in-progress endpoint "{arn}".')
         if status != "InService":
             raise validation_error(
@@ -81,6 +105,27 @@ class Endpoints:
         self._state.put("endpoint", changed)
         self._spawn(self._deploy(name))
 
+    def resize(self, name: str, facts: Record) -> None:
+        """Mark an endpoint as Updating and give it another number of instances, or other serverless limits.
+
+        Parameters
+        ----------
+        facts
+            The deployment's record as it shall become.
+
+        Raises
+        ------
+        ApiError
+            If the endpoint is not in service.
+        """
+        record = self._existing(name)
+        if record["EndpointStatus"] != "InService":
+            raise validation_error(f'Cannot update in-progress endpoint "{record["EndpointArn"]}".')
+        changed = {**record, "EndpointStatus": "Updating", "LastModifiedTime": time.time(), "Resized": facts}
+        changed.pop("FailureReason", None)
+        self._state.put("endpoint", changed)
+        self._spawn(self._resize(name))
+
     def delete(self, name: str) -> None:
         """Mark an endpoint as Deleting, stop what it runs and forget it.
 
@@ -90,7 +135,7 @@ class Endpoints:
             If it is being created or updated.
         """
         record = self._existing(name)
-        if record["EndpointStatus"] in ("Creating", "Updating"):
+        if record["EndpointStatus"] in ("Creating", "Updating", "RollingBack"):
             raise validation_error(f'Cannot update in-progress endpoint "{record["EndpointArn"]}".')
         if record["EndpointStatus"] != "Deleting":
             self._state.put("endpoint", {**record, "EndpointStatus": "Deleting", "LastModifiedTime": time.time()})
@@ -110,11 +155,17 @@ class Endpoints:
             name = record["EndpointName"]
             if "Active" in record:
                 self._active[name] = self._deployment(name, record["Active"])
-            if "Pending" in record:
+            if record["EndpointStatus"] == "RollingBack":
+                candidate = self._deployment(name, record["Pending"])
+                self._spawn(self._undo_deployment(name, candidate, record["FailureReason"]))
+            elif "Pending" in record:
                 self._spawn(self._deploy(name))
+            if "Resized" in record:
+                self._spawn(self._resize(name))
             if record["EndpointStatus"] == "Deleting":
                 self._spawn(self._delete(name))
         self._spawn(self._warm_up())
+        self._spawn(self._heal())
         if self._settings.idle_seconds > 0:
             self._spawn(self._scale_to_zero())
 
@@ -129,12 +180,19 @@ class Endpoints:
     async def _warm_up(self) -> None:
         # One after the other, so that a restart does not load every model at once; a call does not wait for its turn.
         for name, deployment in list(self._active.items()):
-            if deployment.serverless and self._settings.idle_seconds > 0:
+            provisioned = (deployment.serverless or {}).get("ProvisionedConcurrency")
+            if deployment.serverless and self._settings.idle_seconds > 0 and not provisioned:
                 continue
             try:
-                await deployment.running()
+                await deployment.start()
             except (ContainerError, ArchiveError) as error:
                 log.warning("%s: its container did not come back after the restart: %s", name, error)
+
+    async def _heal(self) -> None:
+        while True:
+            await asyncio.sleep(_HEAL_SECONDS)
+            for deployment in list(self._active.values()):
+                deployment.heal()
 
     async def _scale_to_zero(self) -> None:
         while True:
@@ -150,8 +208,9 @@ class Endpoints:
         candidate = self._deployment(name, plan)
         reason = None
         try:
-            await candidate.prepare()
-            await candidate.running()
+            await candidate.start()
+            if name in self._active:
+                reason = await self._shift(name, candidate)
         except asyncio.CancelledError:
             await candidate.stop()
             raise
@@ -162,22 +221,62 @@ class Endpoints:
         except Exception as error:
             log.exception("%s: could not be deployed", name)
             reason = f"The embedded SageMaker failed with {type(error).__name__}: {error}"
+        self._moving.pop(name, None)
+        if reason is None:
+            await self._finish_deployment(name, candidate)
+        else:
+            await self._undo_deployment(name, candidate, reason)
+
+    async def _shift(self, name: str, candidate: Deployment) -> str | None:
+        def move(share: float) -> None:
+            self._moving[name] = candidate, share
+            log.info("%s: %.0f %% of the calls go to the new configuration", name, 100 * share)
+
+        config = candidate.facts.get("DeploymentConfig", {})
+        reason = await shift(config, candidate.instances, move, self._alarms, self._settings)
+        return f"{reason} The endpoint went back to its previous configuration." if reason else None
+
+    async def _finish_deployment(self, name: str, candidate: Deployment) -> None:
+        record = {**self._existing(name), "LastModifiedTime": time.time(), "EndpointStatus": "InService"}
+        record["Active"] = record.pop("Pending")
+        record["EndpointConfigName"] = record["Active"]["EndpointConfigName"]
+        log.info("%s: InService", name)
+        self._state.put("endpoint", record)
+        previous, self._active[name] = self._active.get(name), candidate
+        if previous:
+            blue_green = candidate.facts.get("DeploymentConfig", {}).get("BlueGreenUpdatePolicy", {})
+            await asyncio.sleep(self._settings.waiting(blue_green.get("TerminationWaitInSeconds", 0)))
+            await previous.remove(drain_seconds=self._settings.invocation_seconds)
+
+    async def _undo_deployment(self, name: str, candidate: Deployment, reason: str) -> None:
+        previous = self._active.get(name)
+        log.info("%s: %s: %s", name, "goes back" if previous else "Failed", reason)
+        if previous:
+            rolling_back = {"EndpointStatus": "RollingBack", "FailureReason": reason[:_MAX_FAILURE_REASON]}
+            self._state.put("endpoint", {**self._existing(name), **rolling_back})
+        await candidate.remove(drain_seconds=self._settings.invocation_seconds)
         record = {**self._existing(name), "LastModifiedTime": time.time()}
         record.pop("Pending")
-        previous = self._active.get(name)
-        if reason is None:
-            record |= {"EndpointStatus": "InService", "Active": plan, "EndpointConfigName": plan["EndpointConfigName"]}
-        else:
-            record |= {"EndpointStatus": "InService" if previous else "Failed"}
-            record["FailureReason"] = reason[:_MAX_FAILURE_REASON]
-            await candidate.remove()
-        log.info("%s: %s%s", name, record["EndpointStatus"], f": {reason}" if reason else "")
+        record |= {"EndpointStatus": "InService" if previous else "Failed"}
+        record["FailureReason"] = reason[:_MAX_FAILURE_REASON]
         self._state.put("endpoint", record)
-        if reason is not None:
-            return
-        self._active[name] = candidate
-        if previous:
-            await previous.remove(drain_seconds=self._settings.invocation_seconds)
+
+    async def _resize(self, name: str) -> None:
+        facts = self._existing(name)["Resized"]
+        deployment, reason = self._active[name], None
+        try:
+            await deployment.resize(instance_count(facts))
+        except (ContainerError, ArchiveError) as error:
+            reason = f"The number of instances could not be changed: {error}"
+            log.warning("%s: %s", name, reason)
+        record = {**self._existing(name), "LastModifiedTime": time.time(), "EndpointStatus": "InService"}
+        record.pop("Resized")
+        if reason is None:
+            record["Active"] = deployment.facts = facts
+        else:
+            record["FailureReason"] = reason[:_MAX_FAILURE_REASON]
+        log.info("%s: has %d instances", name, deployment.instances)
+        self._state.put("endpoint", record)
 
     async def _delete(self, name: str) -> None:
         deployment = self._active.pop(name, None)
@@ -187,7 +286,7 @@ class Endpoints:
         log.info("%s: deleted", name)
 
     def _deployment(self, name: str, facts: Record) -> Deployment:
-        return Deployment(name, facts, self._settings, self._s3)
+        return new_deployment(name, facts, self._settings, self._s3)
 
     def _existing(self, name: str) -> Record:
         record = self._state.get("endpoint", name)

@@ -1,37 +1,51 @@
-"""The runtime: InvokeEndpoint, with the service's limits on size, time and concurrency."""
+"""The runtime: InvokeEndpoint and InvokeEndpointAsync, with the service's limits on size, time and concurrency."""
 
-import asyncio
-import logging
+import time
+from typing import Any
 
-import httpx
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import JSONResponse, Response
 
-from local_cloud.sagemaker.archive import ArchiveError
-from local_cloud.sagemaker.container import ContainerError
-from local_cloud.sagemaker.deployment import Deployment, NotReadyError, Settings
+from local_cloud.sagemaker.async_inference import AsyncInference
+from local_cloud.sagemaker.capture import Capture
+from local_cloud.sagemaker.deployment import Deployment
 from local_cloud.sagemaker.endpoints import Endpoints
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
+from local_cloud.sagemaker.invocation import CUSTOM_ATTRIBUTES, Call, Invoker
+from local_cloud.sagemaker.metrics import Metrics
+from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import State
 from local_cloud.sagemaker.validation import service_model, validate
-
-log = logging.getLogger("local_cloud.sagemaker")
 
 #: Most bytes in and out: 4 MB for a serverless endpoint, 6 MB (the service model's limit) for instances.
 SERVERLESS_BYTES = 4 * 1024**2
 INSTANCE_BYTES = 6 * 1024**2
 
-_CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 _DRAIN_BYTES = 64 * 1024**2
+_PASSED_ON = ("content-type", "accept", CUSTOM_ATTRIBUTES)
 
 
 class Runtime:
-    """Answers ``POST /endpoints/{name}/invocations``."""
+    """Answers ``POST /endpoints/{name}/invocations`` and ``/async-invocations``."""
 
-    def __init__(self, state: State, endpoints: Endpoints, settings: Settings) -> None:
+    def __init__(
+        self,
+        state: State,
+        endpoints: Endpoints,
+        settings: Settings,
+        *,
+        invoker: Invoker,
+        queue: AsyncInference,
+        capture: Capture,
+        metrics: Metrics,
+    ) -> None:
         self._state = state
         self._endpoints = endpoints
         self._settings = settings
+        self._invoker = invoker
+        self._queue = queue
+        self._capture = capture
+        self._metrics = metrics
 
     async def invoke(self, name: str, request: Request) -> Response:
         """Hand one request to the endpoint's container and pass its answer on.
@@ -44,13 +58,19 @@ class Runtime:
             ModelError for whatever goes wrong in the container.
         """
         body, whole = await _read(request, INSTANCE_BYTES)
-        _check_headers(name, request)
+        _check_headers("InvokeEndpoint", name, request)
         deployment = self._deployment(name)
-        variant = deployment.facts["Variant"]["VariantName"]
-        wanted = request.headers.get("x-amzn-sagemaker-target-variant", variant)
-        if wanted != variant:
-            raise runtime_validation_error(f"Variant {wanted} was not found in endpoint {name}; it has {variant}.")
-        if request.headers.get("x-amzn-sagemaker-target-model"):
+        if deployment.asynchronous:
+            raise runtime_validation_error(
+                f"Endpoint {name} is configured for asynchronous inference: call InvokeEndpointAsync."
+            )
+        wanted = request.headers.get("x-amzn-sagemaker-target-variant", deployment.variant)
+        if wanted != deployment.variant:
+            raise runtime_validation_error(
+                f"Variant {wanted} was not found in endpoint {name}; it has {deployment.variant}."
+            )
+        target_model = request.headers.get("x-amzn-sagemaker-target-model")
+        if target_model and deployment.facts["Container"].get("Mode") != "MultiModel":
             raise runtime_validation_error(
                 f"Endpoint {name} is not a multi-model endpoint and does not support TargetModel."
             )
@@ -65,87 +85,71 @@ class Runtime:
             raise ApiError(
                 "ThrottlingException", f"Rate exceeded: endpoint {name} answers {limit} calls at once (MaxConcurrency)."
             )
-        async with deployment.call():
-            answer = await self._forward(name, deployment, request, body, variant=variant, most=most)
-            if answer is None:
-                # The container had died without our having noticed. Nothing was sent, so a new one may get the call.
-                answer = await self._forward(name, deployment, request, body, variant=variant, most=most)
-            if answer is None:
-                raise self._model_error(name, 0, "The container could not be reached.")
-            return answer
+        call = Call(
+            endpoint=name,
+            body=body,
+            headers={header: request.headers[header] for header in _PASSED_ON if header in request.headers},
+            seconds=self._settings.invocation_seconds,
+            most_bytes=most,
+            target_model=target_model,
+        )
+        began = time.monotonic()
+        try:
+            answer = await self._invoker.invoke(deployment, call)
+        except ApiError as error:
+            self._count(name, deployment, began, error)
+            raise
+        self._count(name, deployment, began, None)
+        self._capture.offer(name, deployment, call, answer, request.headers.get("x-amzn-sagemaker-inference-id"))
+        return Response(answer.body, headers=answer.headers | {"x-Amzn-Invoked-Production-Variant": deployment.variant})
 
-    async def _forward(
-        self, name: str, deployment: Deployment, request: Request, body: bytes, *, variant: str, most: int
-    ) -> Response | None:
-        """Put the call to the container; None says that nobody was there to take it."""
-        try:
-            container = await deployment.awake()
-        except NotReadyError:
-            seconds = self._settings.cold_seconds
-            raise ApiError(
-                "ModelNotReadyException",
-                f"The container of endpoint {name} is still starting after {seconds:g} seconds. Try again.",
-                status=429,
-            ) from None
-        except (ContainerError, ArchiveError) as error:
-            raise self._model_error(name, 0, f"The container {error}") from None
-        passed_on = ("content-type", "accept", _CUSTOM_ATTRIBUTES)
-        headers = {header: request.headers[header] for header in passed_on if header in request.headers}
-        try:
-            async with asyncio.timeout(self._settings.invocation_seconds):
-                answer = await container.client.post("/invocations", content=body, headers=headers, timeout=None)
-        except TimeoutError:
-            # Handlers run one at a time: what waits behind this call would wait for ever.
-            seconds = self._settings.invocation_seconds
-            await container.kill(f"did not answer a call within {seconds:g} seconds and was stopped")
-            raise self._model_error(
-                name,
-                0,
-                f"Your invocation timed out while waiting for a response from container primary ({seconds:g} seconds).",
-            ) from None
-        except httpx.HTTPError as error:
-            await container.ended()
-            if isinstance(error, httpx.ConnectError):
-                return None
-            raise self._model_error(name, 0, f"The container {container.death()}.") from None
-        if answer.status_code >= 400:
-            raise self._model_error(name, answer.status_code, answer.text)
-        if len(answer.content) > most:
-            raise self._model_error(
-                name, 0, f"The answer has {len(answer.content):,} bytes; at most {most:,} are passed on."
+    async def invoke_async(self, name: str, request: Request) -> Response:
+        """Queue one request and answer at once where its result will be.
+
+        Raises
+        ------
+        ApiError
+            ValidationError for a wrong request, or an endpoint that is not there, not in service or not asynchronous.
+        """
+        body, whole = await _read(request, INSTANCE_BYTES)
+        values = _check_headers("InvokeEndpointAsync", name, request)
+        if not whole:
+            raise runtime_validation_error("Value at 'body' failed to satisfy constraint: it is too long")
+        if body:
+            validate(_body_shape(), body.decode("latin-1"), code="ValidationError")
+        deployment = self._deployment(name)
+        if not deployment.asynchronous:
+            raise runtime_validation_error(
+                f"Endpoint {name} is not configured for asynchronous inference (AsyncInferenceConfig)."
             )
-        kept = {
-            header: answer.headers[header]
-            for header in ("content-type", _CUSTOM_ATTRIBUTES)
-            if header in answer.headers
-        }
-        return Response(answer.content, headers=kept | {"x-Amzn-Invoked-Production-Variant": variant})
+        queued = self._queue.enqueue(name, deployment.asynchronous, values, body)
+        headers = {"X-Amzn-SageMaker-OutputLocation": queued["OutputLocation"]}
+        if "FailureLocation" in queued:
+            headers["X-Amzn-SageMaker-FailureLocation"] = queued["FailureLocation"]
+        return JSONResponse({"InferenceId": queued["InferenceId"]}, 202, headers=headers)
+
+    def _count(self, name: str, deployment: Deployment, began: float, error: ApiError | None) -> None:
+        variant = deployment.variant
+        original = error.members.get("OriginalStatusCode", error.status) if error else 200
+        self._metrics.record("Invocations", name, variant, 1)
+        self._metrics.record("Invocation4XXErrors", name, variant, float(400 <= original < 500))
+        self._metrics.record("Invocation5XXErrors", name, variant, float(bool(error) and not 400 <= original < 500))
+        if not deployment.serverless and deployment.instances:
+            self._metrics.record("InvocationsPerInstance", name, variant, 1 / deployment.instances)
+        if error is None:
+            self._metrics.record("ModelLatency", name, variant, (time.monotonic() - began) * 1e6)
 
     def _deployment(self, name: str) -> Deployment:
         record = self._state.get("endpoint", name)
         account = self._settings.account
         if record is None:
             raise runtime_validation_error(f"Endpoint {name} of account {account} not found.")
-        deployment = self._endpoints.active(name)
-        if deployment is None or record["EndpointStatus"] not in ("InService", "Updating"):
+        deployment = self._endpoints.route(name)
+        if deployment is None or record["EndpointStatus"] not in ("InService", "Updating", "RollingBack"):
             raise runtime_validation_error(
                 f"Endpoint {name} of account {account} is not in service: its status is {record['EndpointStatus']}."
             )
         return deployment
-
-    def _model_error(self, name: str, status: int, message: str) -> ApiError:
-        region, account = self._settings.region, self._settings.account
-        kind = "client" if 400 <= status < 500 else "server"
-        group = f"/aws/sagemaker/Endpoints/{name}"
-        log_file = self._settings.state_dir / "logs" / f"{name}.log"
-        return ApiError(
-            "ModelError",
-            f'Received {kind} error ({status}) from primary with message "{message}". See {log_file}.',
-            status=424,
-            OriginalStatusCode=status,
-            OriginalMessage=message,
-            LogStreamArn=f"arn:aws:logs:{region}:{account}:log-group:{group}",
-        )
 
 
 async def _read(request: Request, most: int) -> tuple[bytes, bool]:
@@ -163,12 +167,22 @@ async def _read(request: Request, most: int) -> tuple[bytes, bool]:
     return b"".join(chunks), size <= most
 
 
-def _check_headers(name: str, request: Request) -> None:
-    shape = service_model("sagemaker-runtime").operation_model("InvokeEndpoint").input_shape
-    values = {"EndpointName": name, "Body": ""}  # the body is bytes, and has limits of its own
+def _body_shape() -> Any:
+    return service_model("sagemaker-runtime").operation_model("InvokeEndpointAsync").input_shape.members["Body"]
+
+
+def _check_headers(operation: str, name: str, request: Request) -> dict[str, Any]:
+    """Hold the name and the headers against the service model; return them by the model's names."""
+    shape = service_model("sagemaker-runtime").operation_model(operation).input_shape
+    values: dict[str, Any] = {"EndpointName": name, "Body": ""}  # the body is bytes, and has limits of its own
     for member, member_shape in shape.members.items():
         if member_shape.serialization.get("location") == "header":
             header = request.headers.get(member_shape.serialization["name"])
             if header is not None:
-                values[member] = header
+                values[member] = int(header) if member_shape.type_name == "integer" and _integer(header) else header
     validate(shape, values, code="ValidationError")
+    return values
+
+
+def _integer(text: str) -> bool:
+    return text.lstrip("-").isdecimal() and text.isascii()

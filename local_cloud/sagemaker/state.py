@@ -1,4 +1,4 @@
-"""The embedded SageMaker's memory: one JSON file for each model, endpoint configuration and endpoint."""
+"""The embedded SageMaker's memory: one JSON file for each resource, and for each call that waits."""
 
 import json
 import os
@@ -8,13 +8,18 @@ from typing import Any, Literal
 
 from local_cloud.sagemaker.errors import StateError
 
-Kind = Literal["model", "endpoint-config", "endpoint"]
-KINDS: tuple[Kind, ...] = ("model", "endpoint-config", "endpoint")
-#: The member that holds a record's name, by kind.
+Kind = Literal[
+    "model", "endpoint-config", "endpoint", "async-call", "scalable-target", "scaling-policy", "scaling-activity"
+]
+#: The member that holds a record's name, by kind. What is listed here is read at the start, and kept in a folder.
 NAME_MEMBER: dict[Kind, str] = {
     "model": "ModelName",
     "endpoint-config": "EndpointConfigName",
     "endpoint": "EndpointName",
+    "async-call": "CallId",
+    "scalable-target": "TargetId",
+    "scaling-policy": "PolicyId",
+    "scaling-activity": "ActivityId",
 }
 
 Record = dict[str, Any]
@@ -34,8 +39,8 @@ class State:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._records: dict[Kind, dict[str, Record]] = {kind: {} for kind in KINDS}
-        for kind in KINDS:
+        self._records: dict[Kind, dict[str, Record]] = {kind: {} for kind in NAME_MEMBER}
+        for kind in NAME_MEMBER:
             (folder / kind).mkdir(parents=True, exist_ok=True)
             for path in sorted((folder / kind).glob("*.json")):
                 self._records[kind][path.stem] = self._read(kind, path)

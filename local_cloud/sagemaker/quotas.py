@@ -39,7 +39,7 @@ def _defaults() -> dict[str, tuple[str, float]]:
     entries: dict[str, Record] = {for_endpoints(name): {} for name in listed_types()} | known["quotas"]
     few: float = known["instances_per_endpoint_type"]
     return {
-        name: (each["code"] if "code" in each else _code(name), each["value"] if "value" in each else few)
+        name: (each["code"] if "code" in each else _code(name), each.get("value", few))
         for name, each in entries.items()
     }
 

@@ -11,6 +11,7 @@
     ├── ArtifactError          something in the artifact store is missing or damaged
     ├── PackageError           the archive cannot be built, or does not hold what it must
     ├── HubError               the Hub refused or could not be reached
+    ├── PreflightError         what a deployment needs is not as it must be; nothing was created
     ├── CloudError             an AWS call failed
     │   └── DeployError            the endpoint or the API did not come up, or answers wrongly
     ├── StepTimeoutError       a step took longer than its limit and was broken off
@@ -62,6 +63,10 @@ class PackageError(AsklineError):
 
 class HubError(AsklineError):
     """The Hugging Face Hub refused, or could not be reached."""
+
+
+class PreflightError(AsklineError):
+    """Checks before a deployment failed; the message lists them all. Nothing was created."""
 
 
 class CloudError(AsklineError):

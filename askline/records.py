@@ -379,6 +379,28 @@ class DeployPlan(Record):
     """What a person should know before going on."""
 
 
+class PreflightCheck(Record):
+    """One thing that must be so before anything is created."""
+
+    name: str
+    passed: bool | None
+    """None where it could not be looked at, for lack of permission or because nothing answers for it."""
+    found: str
+    remedy: str = ""
+    """What to do about it."""
+
+
+class Preflight(Record):
+    """What the checks before a deployment found."""
+
+    checks: tuple[PreflightCheck, ...]
+
+    @property
+    def failed(self) -> tuple[PreflightCheck, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+
 class EndpointRef(Record):
     """A SageMaker endpoint in service. What does not apply to its kind is None."""
 
@@ -464,6 +486,7 @@ class RunReport(Record):
     hub: HubRef | None = None
     package: PackageRef | None = None
     plan: DeployPlan | None = None
+    preflight: Preflight | None = None
     upload: UploadRef | None = None
     endpoint: EndpointRef | None = None
     api: ApiRef | None = None

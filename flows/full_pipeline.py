@@ -54,7 +54,8 @@ def full_pipeline(
         found.keep(run_step(steps.push_to_hub, config.hub, model, scores, dataset, mlkey, run))
     licence = config.hub.license
     package = found.keep(run_step(steps.build_package, config.package, model, scores, dataset, licence, python, run))
-    found.keep(run_step(steps.plan_deploy, config.deploy, config.package, package, run))
+    plan = found.keep(run_step(steps.plan_deploy, config.deploy, config.package, package, run))
+    found.keep(run_step(steps.preflight, config, plan, package, run, plan_only))
     if plan_only:
         return Completed(name="Planned", data=write_report(found, "Planned"))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))

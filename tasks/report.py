@@ -18,6 +18,7 @@ from askline.records import (
     ModelRef,
     PackageRef,
     PipelineReport,
+    Preflight,
     Record,
     Run,
     Scores,
@@ -27,7 +28,7 @@ from askline.records import (
     UploadRef,
 )
 from askline.store import ArtifactStore
-from tasks.reporting import markdown, plan
+from tasks.reporting import markdown, plan, preflight
 from tasks.reporting.words import percent, size
 
 R = TypeVar("R", bound=Record)
@@ -40,6 +41,7 @@ _FIELD = {
     HubRef: "hub",
     PackageRef: "package",
     DeployPlan: "plan",
+    Preflight: "preflight",
     UploadRef: "upload",
     EndpointRef: "endpoint",
     ApiRef: "api",
@@ -111,6 +113,7 @@ def summary(report: PipelineReport, *, samples: int = 5) -> str:
         ]
     elif report.plan and report.state == "Planned":
         parts += [plan.text(report.plan)]
+        parts += [preflight.text(report.preflight)] if report.preflight else []
     else:
         parts += _deployed(report)
     parts += _links(report, state_dir)

@@ -16,6 +16,7 @@ from askline.config import (
     EvaluationConfig,
     HubConfig,
     PackageConfig,
+    PipelineConfig,
     SmokeConfig,
     TrainingConfig,
 )
@@ -29,6 +30,7 @@ from askline.records import (
     HubRef,
     ModelRef,
     PackageRef,
+    Preflight,
     Run,
     Scores,
     SmokeRef,
@@ -44,6 +46,7 @@ from tasks import fine_tune as training_core
 from tasks import gate as gate_core
 from tasks import package as package_core
 from tasks import plan as plan_core
+from tasks import preflight as preflight_core
 from tasks import push_to_hub as hub_core
 from tasks import registry
 from tasks import smoke_invoke as smoke_core
@@ -52,6 +55,7 @@ from tasks.artifacts import store_of
 from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, progress_of
 from tasks.reporting import markdown
 from tasks.reporting import plan as plan_report
+from tasks.reporting import preflight as preflight_report
 from tasks.training import base as base_core
 
 
@@ -218,6 +222,18 @@ def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef
     plan = plan_core.plan_deploy(config, upload, package, target=run.target)
     create_markdown_artifact(plan_report.markdown(plan), key="deploy-plan", description="What will be created")
     return plan
+
+
+@task(name="preflight", **RETRIES)
+def preflight(config: PipelineConfig, plan: DeployPlan, package: PackageRef, run: Run, plan_only: bool) -> Preflight:
+    """Look whether all that the deployment needs is there and allowed; a plan only tells what it found."""
+    found = preflight_core.preflight(
+        config, plan, package, store=store_of(run), target=run.target, progress=progress_of("preflight")
+    )
+    create_markdown_artifact(preflight_report.markdown(found), key="preflight", description="Before the deployment")
+    if not plan_only:
+        preflight_core.require(found)
+    return found
 
 
 @task(name="upload", **RETRIES, **ONCE_A_RUN)

@@ -61,7 +61,7 @@ def upload_package(
     with explained("find out which AWS account this is (sts:GetCallerIdentity)"):
         account = str(aws_client(target, "sts").get_caller_identity()["Account"])
     bucket, key = archive_place(config, package, mlkey=mlkey, account=account, region=target.region)
-    if not _BUCKET_NAME.fullmatch(bucket):
+    if not legal_bucket_name(bucket):
         raise ConfigError(
             f"package.bucket {bucket!r} is no legal bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
         )
@@ -93,6 +93,11 @@ def upload_package(
         version_id=None if version == "null" else version,
         reused=reused,
     )
+
+
+def legal_bucket_name(name: str) -> bool:
+    """Say whether S3 takes the name for a bucket."""
+    return _BUCKET_NAME.fullmatch(name) is not None
 
 
 def archive_place(

@@ -86,6 +86,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
         "push-to-hf",
         "package",
         "plan",
+        "preflight",
         "upload",
         "deploy-serverless",
         "deploy-api",
@@ -165,6 +166,7 @@ def test_the_run_and_its_artifacts_are_in_prefect(finished):
         "wrong-answers",
         "hub-repository",
         "deploy-plan",
+        "preflight",
         "endpoint",
     } <= keys
     link = f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}"
@@ -190,7 +192,7 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     done = pipeline(finished.state_dir, *QUICK, "--plan", "--deploy.calls-per-month", "2000000")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = re.findall(r"^  ✓ ([\w-]+)", done.stdout, re.MULTILINE)
-    assert steps[-2:] == ["package", "plan"]
+    assert steps[-2:] == ["package", "plan", "preflight"]
     assert "push-to-hf" not in steps
     assert re.search(r"✓ fine-tune .*reused", done.stdout), "--plan is part of no cache key"
     report = newest_report(finished.state_dir)

@@ -40,12 +40,14 @@ def _deploy(scope: Scope) -> Iterator[Statement]:
         step="make the bucket, private, encrypted and tagged; not needed where it is there",
         actions=("s3:CreateBucket", "s3:PutBucketPublicAccessBlock", "s3:PutBucketTagging"),
         resources=(bucket,),
+        without_it="a bucket that is missing is not made; one that is there is used",
     )
     yield Statement(
         sid="UploadEncryption",
         step="make the bucket encrypted; not needed where it is there",
         actions=("s3:PutEncryptionConfiguration",),
         resources=(bucket,),
+        without_it="a bucket that is missing is not made; one that is there is used",
     )
     yield Statement(
         sid="UploadLook",
@@ -64,24 +66,28 @@ def _deploy(scope: Scope) -> Iterator[Statement]:
         step="find an upload that was cut, to go on with it",
         actions=("s3:ListBucketMultipartUploads",),
         resources=(bucket,),
+        without_it="an upload that was cut begins anew",
     )
     yield Statement(
         sid="UploadResume",
         step="go on with an upload that was cut, and drop what is left of it",
         actions=("s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"),
         resources=(scope.objects,),
+        without_it="an upload that was cut begins anew",
     )
     yield Statement(
         sid="PreflightRole",
         step="preflight: look at the execution role, and ask IAM what it may do",
         actions=("iam:GetRole", "iam:SimulatePrincipalPolicy"),
         resources=(scope.role,),
+        without_it="preflight: the role is not checked",
     )
     yield Statement(
         sid="PreflightOwnRights",
         step="preflight: ask IAM what the deployer itself may do",
         actions=("iam:SimulatePrincipalPolicy",),
         resources=(scope.iam(f"user/{scope.user}"),),
+        without_it="preflight: own permissions are not checked",
     )
     yield Statement(
         sid="PreflightQuotas",
@@ -89,6 +95,7 @@ def _deploy(scope: Scope) -> Iterator[Statement]:
         actions=("servicequotas:ListServiceQuotas",),
         resources=("*",),
         why_any="Service Quotas has no resources for reading",
+        without_it="preflight: quotas are not checked",
     )
     yield Statement(
         sid="LookList",
@@ -226,6 +233,7 @@ def _of_the_target(scope: Scope) -> Iterator[Statement]:
                 step="preflight: look whether the topics are there",
                 actions=("sns:GetTopicAttributes",),
                 resources=tuple(dict.fromkeys(topics)),
+                without_it="preflight: topics are not checked",
             )
 
 

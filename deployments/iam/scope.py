@@ -32,6 +32,8 @@ class Statement(Record):
     condition: dict[str, dict[str, Any]] = Field(default_factory=dict)
     why_any: str = ""
     """Why its resource is ``*``, where it is."""
+    without_it: str = ""
+    """What becomes of the step where it is left out and that does not fail for it."""
 
     def document(self) -> dict[str, Any]:
         """Return it as IAM takes it."""

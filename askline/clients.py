@@ -14,6 +14,14 @@ from askline.records import Target
 LOCAL_ACCESS_KEY_ID = "test"
 LOCAL_SECRET_ACCESS_KEY = "test"  # noqa: S105
 LOCAL_HUB_TOKEN = "hf_local"  # noqa: S105
+#: Variables with the keys of another user of the embedded cloud, where it enforces permissions.
+LOCAL_KEY_VARIABLES = ("ASKLINE_LOCAL_ACCESS_KEY_ID", "ASKLINE_LOCAL_SECRET_ACCESS_KEY")
+
+
+def local_keys() -> tuple[str, str]:
+    """Return the access key and its secret for the embedded cloud: root's, or those in LOCAL_KEY_VARIABLES."""
+    key, secret = (os.environ.get(name) for name in LOCAL_KEY_VARIABLES)
+    return (key, secret) if key and secret else (LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY)
 
 
 def public_hub(target: Target) -> Target:
@@ -56,9 +64,8 @@ def aws_client(target: Target, service: str, **config: Any) -> Any:
         raise LocalCloudError(
             f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}"
         )
-    session = boto3.session.Session(
-        aws_access_key_id=LOCAL_ACCESS_KEY_ID, aws_secret_access_key=LOCAL_SECRET_ACCESS_KEY, region_name=target.region
-    )
+    key, secret = local_keys()
+    session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
     if service == "s3":
         options = options.merge(Config(s3={"addressing_style": "path"}))
     return session.client(service, endpoint_url=target.endpoints[service], config=options)  # type: ignore[call-overload]

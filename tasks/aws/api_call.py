@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY, aws_client
+from askline.clients import aws_client, local_keys
 from askline.errors import CloudError
 from askline.records import ApiRef, Target
 from tasks.aws import cloudformation
@@ -133,7 +133,7 @@ def _sign(request: "httpx.Request", target: Target) -> None:
     from botocore.credentials import Credentials
 
     if target.kind == "local":
-        credentials: Any = Credentials(LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY)
+        credentials: Any = Credentials(*local_keys())
     else:
         import boto3
 

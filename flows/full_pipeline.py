@@ -27,11 +27,17 @@ from prefect.states import Completed
 from askline.config import PipelineConfig, Step
 from tasks import steps
 from tasks.prefect_support import run_step
-from tasks.report import Findings, write_report
+from tasks.report import Findings, report_failure, write_report
 from tasks.run import container_python, open_run, run_name
 
 
-@flow(name="askline", flow_run_name=run_name)
+@flow(
+    name="askline",
+    flow_run_name=run_name,
+    on_failure=[report_failure],
+    on_cancellation=[report_failure],
+    on_crashed=[report_failure],
+)
 def full_pipeline(
     config: PipelineConfig = PipelineConfig(),  # noqa: B008 - frozen
     plan_only: bool = False,

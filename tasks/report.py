@@ -1,8 +1,10 @@
-"""The end of a run: one record of what it found, kept as ``report.json``, and a summary for the terminal."""
+"""The end of a run: what it found, kept as ``report.json`` and ``report.html``, and a summary for the terminal."""
 
+import logging
 import random
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
@@ -21,6 +23,7 @@ from askline.records import (
     Preflight,
     Record,
     Run,
+    RunReport,
     Scores,
     SmokeRef,
     SplitScores,
@@ -28,10 +31,15 @@ from askline.records import (
     UploadRef,
 )
 from askline.store import ArtifactStore
+from tasks.artifacts import store_of
 from tasks.reporting import markdown, plan, preflight
+from tasks.reporting.page import page
 from tasks.reporting.words import percent, size
 
 R = TypeVar("R", bound=Record)
+End = Literal["Promoted", "NotPromoted", "Planned"]
+
+_log = logging.getLogger("askline.report")
 
 _FIELD = {
     DatasetRef: "dataset",
@@ -58,13 +66,14 @@ class Findings:
         self.started = datetime.now(UTC)
         self._clock = time.monotonic()
         self._records: dict[str, Record] = {}
+        _open[run.run_id] = self
 
     def keep(self, record: R) -> R:
         """Keep a record and hand it back."""
         self._records[_FIELD[type(record)]] = record
         return record
 
-    def report(self, state: Literal["Promoted", "NotPromoted", "Planned"], run_name: str) -> PipelineReport:
+    def report(self, state: End, run_name: str) -> PipelineReport:
         """Return the report of what was kept.
 
         Raises
@@ -72,31 +81,67 @@ class Findings:
         pydantic.ValidationError
             If a record that every report holds was not kept.
         """
-        fields: dict[str, Any] = dict(self._records)
-        return PipelineReport(
-            run_id=self.run.run_id,
-            run_name=run_name,
-            state=state,
-            started=self.started.isoformat(timespec="seconds"),
-            seconds=round(time.monotonic() - self._clock, 2),
-            target=self.run.target,
-            config=self.config.model_dump(mode="json"),
-            steps={name: round(seconds, 2) for name, seconds in seconds_by_step().items()},
-            **fields,
-        )
+        return PipelineReport(state=state, **self._facts(run_name))
+
+    def report_of_failure(self, error: str, run_name: str) -> RunReport:
+        """Return the report of a run that came to no end: what was kept until then, and what went wrong."""
+        return RunReport(state="Failed", error=error, **self._facts(run_name))
+
+    def _facts(self, run_name: str) -> dict[str, Any]:
+        return {
+            "run_id": self.run.run_id,
+            "run_name": run_name,
+            "started": self.started.isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - self._clock, 2),
+            "target": self.run.target,
+            "config": self.config.model_dump(mode="json"),
+            "steps": {name: round(seconds, 2) for name, seconds in seconds_by_step().items()},
+            **self._records,
+        }
 
 
-def write_report(found: Findings, state: Literal["Promoted", "NotPromoted", "Planned"]) -> PipelineReport:
-    """Write ``runs/<run id>/report.json`` in the state folder, whole or not at all, and return the report."""
+#: What the runs of this process have found so far, by run id, for the report of one that fails.
+_open: dict[str, Findings] = {}
+
+
+def write_report(found: Findings, state: End) -> PipelineReport:
+    """Write ``report.json`` and ``report.html`` and return the report.
+
+    Both go to ``runs/<run id>/`` in the state folder, each whole or not at all.
+    """
     from prefect.runtime import flow_run
 
     report = found.report(state, flow_run.name or found.run.run_id)
-    folder = found.run.state_dir / "runs" / found.run.run_id
-    folder.mkdir(parents=True, exist_ok=True)
-    draft = folder / ".report.json"
-    draft.write_text(report.model_dump_json(indent=2), encoding="utf-8")
-    draft.replace(folder / "report.json")
+    _write(report, found.run)
+    _open.pop(found.run.run_id, None)
     return report
+
+
+def report_failure(flow: Any, flow_run: Any, state: Any) -> None:
+    """Write what is known of a flow run that failed: the flow's ``on_failure``, ``on_crashed`` and ``on_cancellation``.
+
+    A run that fails before it is open leaves no report: nothing is known of it yet.
+    """
+    found = _open.pop(str(flow_run.id), None)
+    if found is not None:
+        _write(found.report_of_failure(str(state.message or state.name), flow_run.name), found.run)
+
+
+def _write(report: RunReport, run: Run) -> None:
+    folder = run.state_dir / "runs" / run.run_id
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_whole(folder / "report.json", report.model_dump_json(indent=2))
+    try:
+        _write_whole(folder / "report.html", page(report, store_of(run)))
+    except Exception:  # noqa: BLE001 - whatever it was
+        # What the run did is done and told by report.json: a page that cannot be drawn does not undo it.
+        _log.exception("report.html was not written")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    draft = path.with_name(f".{path.name}")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
 
 
 def summary(report: PipelineReport, *, samples: int = 5) -> str:
@@ -198,7 +243,7 @@ def _links(report: PipelineReport, state_dir: str) -> list[str]:
     lines = [""]
     if report.target.prefect_ui:
         lines.append(f"Run       {report.target.prefect_ui}/runs/flow-run/{report.run_id}")
-    lines.append(f"Report    {state_dir}/runs/{report.run_id}/report.json")
+    lines.append(f"Report    {state_dir}/runs/{report.run_id}/report.html, and the same as report.json")
     if report.state == "Planned":
         lines += ["", "Carry it out:  the same command without --plan"]
     elif report.target.kind == "local":

@@ -132,7 +132,7 @@ def test_the_report_is_kept_and_reads_back(found, tmp_path):
     kept = tmp_path / "runs" / "run-1" / "report.json"
     assert json.loads(kept.read_text(encoding="utf-8"))["package"]["archive_sha256"] == "a" * 64
     assert type(report).model_validate_json(kept.read_text(encoding="utf-8")) == report
-    assert [path.name for path in kept.parent.iterdir()] == ["report.json"]
+    assert sorted(path.name for path in kept.parent.iterdir()) == ["report.html", "report.json"]
 
 
 def test_a_run_that_was_not_promoted_says_why(found):

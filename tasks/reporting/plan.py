@@ -95,7 +95,8 @@ def _real_time(plan: DeployPlan) -> str:
 def _hourly(plan: DeployPlan) -> str:
     if plan.usd_per_hour is None or plan.usd_per_month is None:
         return "not known: the price file does not have the instance"
-    said = f"{plan.usd_per_hour:g} $ an hour, {dollars(plan.usd_per_month)} a month, asked or not"
+    always = "while it is awake" if plan.target == "async" else "asked or not"
+    said = f"{plan.usd_per_hour:g} $ an hour, {dollars(plan.usd_per_month)} a month, {always}"
     if plan.usd_per_hour_most is not None:
         said += f", up to {plan.usd_per_hour_most:g} $ an hour when scaled out"
     if plan.usd_per_1000_calls is not None:

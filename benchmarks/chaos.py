@@ -9,8 +9,8 @@ One embedded cloud in a folder of its own. Before each kill everything that a ru
 pipeline is started, killed with SIGKILL at a random moment of the step ("during"), as soon as the step is done
 ("after"), or killed after it with the artifact store's newest file cut to half ("truncated"). The same command is run
 again. Printed for each: the state in which the step was when it was killed, which steps the next run did again, whether
-one of them had been finished and verified (there must be none), the seconds that it saved, and whether the package is
-byte for byte the one of a run that nobody disturbed.
+one of them had been finished and verified (there must be none), the seconds that the undisturbed run took for what was
+not done again, and whether the package is byte for byte the one of that run.
 """
 
 import argparse
@@ -195,7 +195,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 wrong += bool(needless) or not same
                 print(
                     f"{kind + ' ' + step:<28}{states.get(step, 'not begun'):<11}{', '.join(redone) or 'nothing':<44}"
-                    f"{total - sum(again.seconds.values()):>5.0f} s  {'the same' if same else 'ANOTHER'}"
+                    f"{sum(whole.seconds[name] for name in again.reused):>5.0f} s  {'the same' if same else 'ANOTHER'}"
                     + (f"  NEEDLESSLY: {', '.join(needless)}" if needless else "")
                     + (f"  ({damaged} was cut)" if damaged else ""),
                     flush=True,

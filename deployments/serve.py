@@ -1,10 +1,14 @@
-"""Offer the pipeline for runs from the Prefect UI, and on a schedule, from this machine.
+"""Offer the pipeline for runs from the Prefect UI, on a schedule and on new data, from this machine.
 
 ::
 
     python -m deployments.serve                                             # runs from the UI
     python -m deployments.serve --cron "0 3 * * 1" --timezone Europe/Berlin # and every Monday at three
+    python -m deployments.serve --retrain-on dataset                        # and whenever the dataset changes
     python -m deployments.serve --config my.toml --name nightly             # with your own defaults
+
+One run at a time; others wait for their turn. A run whose process dies is marked as crashed, and frees its place
+within five minutes.
 
 Stays in the foreground until Ctrl-C. Options that it does not know go to the pipeline's configuration, and become
 the defaults of the form in the UI.
@@ -14,9 +18,12 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from askline.command_line import load_config
+from askline.config import PipelineConfig
 from askline.errors import AsklineError, ConfigError
 from flows.launch import start
 
@@ -25,41 +32,119 @@ def parser() -> argparse.ArgumentParser:
     """Return the parser of the options that are not the pipeline's own."""
     made = argparse.ArgumentParser(
         prog="python -m deployments.serve",
-        description="Offer the pipeline for runs from the Prefect UI, and on a schedule, from this machine.",
+        description="Offer the pipeline for runs from the Prefect UI, on a schedule or on new data, from here.",
         epilog="All options of `python -m flows.full_pipeline` are taken too, as the defaults of each run.",
         allow_abbrev=False,
     )
     made.add_argument("--name", default="full-pipeline", help="name of the deployment (default %(default)s)")
     made.add_argument("--cron", help='schedule, for example "0 3 * * 1": every Monday at three')
     made.add_argument("--timezone", default="UTC", help="time zone of the schedule (default %(default)s)")
+    made.add_argument(
+        "--retrain-on",
+        nargs="+",
+        choices=("dataset", "feedback"),
+        default=[],
+        help="start a run when the dataset has a new revision, or when there is enough new feedback",
+    )
+    made.add_argument(
+        "--watch-minutes",
+        type=_positive,
+        default=15.0,
+        metavar="N",
+        help="minutes between two looks at dataset and feedback (default %(default)g)",
+    )
+    made.add_argument(
+        "--feedback-into",
+        type=Path,
+        metavar="FILE",
+        help="the .csv or .jsonl that takes the feedback, in the dataset's folder; needed for --retrain-on feedback",
+    )
+    made.add_argument(
+        "--feedback-rows",
+        type=int,
+        default=50,
+        metavar="N",
+        help="new rows of feedback that are enough (default %(default)s)",
+    )
+    made.add_argument(
+        "--notify", metavar="TYPE/NAME", help="notification block that is told of runs that did not end well"
+    )
     return made
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if value <= 0:
+        raise argparse.ArgumentTypeError(f"{text} must be greater than 0")
+    return value
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until interrupted; return the exit code."""
     own, rest = parser().parse_known_args(arguments)
     try:
+        if "feedback" in own.retrain_on and own.feedback_into is None:
+            raise ConfigError("--retrain-on feedback needs --feedback-into: the file that takes the rows to train on")
         config = load_config(rest, prog="python -m deployments.serve")
         target = start(config)
         schedule = _schedule(own.cron, own.timezone)
+        from deployments.automations import ensure_automations
+
+        ensure_automations(own.notify)
     except AsklineError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the program's one message
         return 2 if isinstance(error, ConfigError) else 1
-    from prefect.types.entrypoint import EntrypointType
-
-    from flows.full_pipeline import full_pipeline
+    from prefect import serve
 
     page = target.prefect_ui or os.environ.get("PREFECT_UI_URL") or "the Prefect UI"
     print(f"Serving {own.name}, start runs in {page}/deployments; Ctrl-C ends it", flush=True)  # noqa: T201 - for a person
-    full_pipeline.serve(
+    served = [_pipeline(own, config, schedule), *([_watch(own, config)] if own.retrain_on else [])]
+    serve(*served, print_starting_message=False)
+    return 0
+
+
+def _pipeline(own: argparse.Namespace, config: PipelineConfig, schedule: Any) -> Any:
+    from prefect.events import DeploymentEventTrigger
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.full_pipeline import full_pipeline
+    from flows.watch_dataset import DATASET_CHANGED, FEEDBACK_ENOUGH, resource_id
+
+    events = {"dataset": DATASET_CHANGED, "feedback": FEEDBACK_ENOUGH}
+    triggers: list[Any] = [
+        DeploymentEventTrigger(
+            name=f"askline: {own.name} on {events[what]}",
+            expect={events[what]},
+            match={"prefect.resource.id": resource_id(config.deploy.mlkey)},
+        )
+        for what in own.retrain_on
+    ]
+    return full_pipeline.to_deployment(
         name=own.name,
         parameters={"config": config.model_dump(mode="json")},
         schedule=schedule,
-        limit=1,
-        print_starting_message=False,
+        triggers=triggers,
+        concurrency_limit=1,
         entrypoint_type=EntrypointType.MODULE_PATH,  # a file path would put flows/ first on sys.path
     )
-    return 0
+
+
+def _watch(own: argparse.Namespace, config: PipelineConfig) -> Any:
+    from prefect.types.entrypoint import EntrypointType
+
+    from flows.watch_dataset import watch_dataset
+
+    return watch_dataset.to_deployment(
+        name=f"{own.name}-watch",
+        parameters={
+            "config": config.model_dump(mode="json"),
+            "feedback_into": str(own.feedback_into) if "feedback" in own.retrain_on else None,
+            "feedback_rows": own.feedback_rows,
+        },
+        interval=timedelta(minutes=own.watch_minutes),
+        concurrency_limit=1,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
 
 
 def _schedule(cron: str | None, timezone: str) -> Any:

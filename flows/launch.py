@@ -13,6 +13,9 @@ from askline.console import show_steps
 from askline.errors import AsklineError, ConfigError
 from askline.records import PipelineReport, Target
 
+#: A run whose process is killed sends no more of these; see deployments/automations.py.
+HEARTBEAT_SECONDS = 30
+
 FAILED, WRONG_OPTION, NOT_PROMOTED, INTERRUPTED = 1, 2, 3, 130
 
 
@@ -65,6 +68,7 @@ def start(config: PipelineConfig) -> Target:
         "PREFECT_LOCAL_STORAGE_PATH": str(home / "results"),
         "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": "CRITICAL",  # one line per step; the whole log is in the UI
         "PREFECT_CLI_COLORS": "false",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
     }
     if own_server and target.prefect_api:
         defaults["PREFECT_API_URL"] = target.prefect_api

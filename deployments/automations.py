@@ -1,0 +1,150 @@
+"""What the Prefect server does by itself: mark dead runs as crashed, and tell somebody.
+
+::
+
+    python -m deployments.automations                                      # dead runs are marked
+    python -m deployments.automations --notify slack-webhook/data-team     # and a Prefect block is told of failures
+
+Running it again changes nothing. The block is any notification block of Prefect's, named as type/name; the UI's page
+Blocks makes them. ``PREFECT_API_URL`` says which server; without it, the one of the embedded cloud in ``--state-dir``.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from askline.command_line import load_config
+from askline.errors import AsklineError, ConfigError
+from flows.launch import HEARTBEAT_SECONDS, start
+
+if TYPE_CHECKING:
+    from prefect.automations import Automation
+
+#: The flows whose runs are looked after.
+FLOWS = ["askline", "askline-watch"]
+CRASHED = "askline: mark runs without a heartbeat as crashed"
+NOTIFY = "askline: tell of runs that failed or were not promoted"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Create or update the automations; return the exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m deployments.automations",
+        description="Have the Prefect server mark dead runs as crashed, and tell of runs that did not end well.",
+        epilog="The pipeline's options are taken too, such as --state-dir.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that is told, e.g. slack-webhook/me")
+    own, rest = parser.parse_known_args(arguments)
+    try:
+        start(load_config(rest, prog=parser.prog))
+        for name in ensure_automations(own.notify):
+            print(name)  # noqa: T201 - the program's answer
+    except AsklineError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the program's one message
+        return 2 if isinstance(error, ConfigError) else 1
+    return 0
+
+
+def ensure_automations(notify: str | None = None) -> list[str]:
+    """Create the automations on the server, or bring those of the same name up to date; return their names.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such notification block.
+    """
+    wanted = [mark_dead_runs(), *([tell(notify)] if notify else [])]
+    for automation in wanted:
+        ensure(automation)
+    return [automation.name for automation in wanted]
+
+
+def mark_dead_runs(silent_seconds: float = 3 * HEARTBEAT_SECONDS) -> "Automation":
+    """Return the automation that marks a run as crashed when it was silent for so long: three heartbeats.
+
+    A process that was killed cannot say so itself: without this its run would stay "Running" for ever.
+    """
+    from prefect.automations import Automation, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    ended = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Paused")}
+    named = {f"prefect.flow-run.{state}" for state in ("Promoted", "NotPromoted", "Planned", "Changed", "Unchanged")}
+    return Automation(
+        name=CRASHED,
+        description="A run whose process is gone sends no heartbeat; after three it counts as crashed.",
+        trigger=EventTrigger(
+            after={"prefect.flow-run.heartbeat"},
+            expect={"prefect.flow-run.heartbeat", *ended, *named},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=timedelta(seconds=silent_seconds),
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.CRASHED, message="No heartbeat: the process that ran this has gone. Run it again."
+            )
+        ],
+    )
+
+
+def tell(block: str) -> "Automation":
+    """Return the automation that sends a notification when a run fails, crashes or is not promoted.
+
+    Raises
+    ------
+    ConfigError
+        If there is no such block.
+    """
+    from prefect.automations import Automation, EventTrigger, Posture
+    from prefect.blocks.core import Block
+    from prefect.events.actions import SendNotification
+
+    try:
+        found: Any = Block.load(block)
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"there is no Prefect block {block!r}: {error}. Give a notification block as type/name, for example "
+            "slack-webhook/data-team; the UI's page Blocks lists and makes them"
+        ) from error
+    return Automation(
+        name=NOTIFY,
+        trigger=EventTrigger(
+            expect={f"prefect.flow-run.{state}" for state in ("Failed", "Crashed", "TimedOut", "NotPromoted")},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related={"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            SendNotification(
+                block_document_id=found._block_document_id,
+                subject="askline: {{ flow_run.name }} is {{ flow_run.state.name }}",
+                body="{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message }}\n"
+                "{{ flow_run|ui_url }}",
+            )
+        ],
+    )
+
+
+def ensure(wanted: "Automation") -> None:
+    """Create an automation, or bring the one of its name up to date."""
+    from prefect.client.orchestration import get_client
+
+    with get_client(sync_client=True) as client:
+        there = client.read_automations_by_name(wanted.name)
+    if not there:
+        wanted.create()
+        return
+    wanted.id = there[0].id
+    wanted.update()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

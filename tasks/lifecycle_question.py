@@ -1,15 +1,19 @@
 """One question to an endpoint that was just changed, to see whether it answers as the version that was meant."""
 
-import json
 import time
+from pathlib import Path
 
-from askline.clients import aws_client
 from askline.errors import DeployError
 from askline.progress import Progress, quiet
-from askline.records import Record, Target
-from tasks.aws.errors import code_of, explained, status_of
+from askline.records import EndpointRef, PipelineReport, Record, Target
+from tasks.aws.invocation import Caller
+from tasks.lifecycle_versions import origin
 from tasks.packaging.held_out import same_answer
-from tasks.smoke_invoke import COLD_SECONDS, NOT_YET, RETRY_SECONDS
+from tasks.registry import RegistryEntry
+from tasks.smoke_invoke import read_answer
+
+#: Asked where the report of the version's run is not at hand: any answer of the right version will do.
+QUESTION = "Who are you?"
 
 
 class Asked(Record):
@@ -23,11 +27,11 @@ class Asked(Record):
 
 
 def ask_endpoint(
-    endpoint: str,
+    endpoint: EndpointRef,
     question: str,
     *,
     expected: str | None = None,
-    model_version: str,
+    model_version: str | None,
     target: Target,
     cold_seconds: float | None = None,
     progress: Progress = quiet,
@@ -39,51 +43,43 @@ def ask_endpoint(
     expected
         The answer that this version gave before.
     model_version
-        What the container must say that it is; a bare answer says nothing of it.
+        What the container must say that it is; a bare answer says nothing of it. None where that is not known.
     cold_seconds
-        How long to go on while the endpoint is not ready or throttles; default as the pipeline's smoke test.
+        How long to go on while the endpoint is not ready or throttles; the default is the pipeline's smoke test's.
 
     Raises
     ------
     DeployError
         If it does not answer, answers otherwise than before, or is another version.
     """
-    from botocore.exceptions import ClientError
-
-    runtime = aws_client(target, "sagemaker-runtime", read_timeout=70, retries={"mode": "standard", "max_attempts": 1})
-    body = json.dumps({"inputs": question}, ensure_ascii=False).encode()
-    patience = COLD_SECONDS if cold_seconds is None else cold_seconds
     started = time.monotonic()
-    while True:
-        with explained(f"ask the endpoint {endpoint} {question!r}", error_type=DeployError):
-            try:
-                reply = runtime.invoke_endpoint(
-                    EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=body
-                )
-                text = reply["Body"].read().decode("utf-8")
-                break
-            except ClientError as error:
-                not_yet = code_of(error) in NOT_YET or status_of(error) in (429, 503)
-                if not not_yet or time.monotonic() - started > patience:
-                    raise
-        progress(0.0, "the endpoint is cold")
-        time.sleep(RETRY_SECONDS)
-    answer, version = _read(text, endpoint, question)
-    if version is not None and version != model_version:
-        raise DeployError(f"the endpoint {endpoint} answers as version {version}, not {model_version}")
+    caller = Caller.of(endpoint, target=target, patience=cold_seconds, progress=progress)
+    answer, _, version = read_answer(caller.ask(question), endpoint.name, question)
+    if version is not None and model_version is not None and version != model_version:
+        raise DeployError(f"the endpoint {endpoint.name} answers as version {version}, not {model_version}")
     if expected is not None and not same_answer(answer, expected):
-        raise DeployError(f"the endpoint {endpoint} answered {answer!r} to {question!r}, and {expected!r} before")
+        raise DeployError(f"the endpoint {endpoint.name} answered {answer!r} to {question!r}, and {expected!r} before")
     return Asked(question=question, answer=answer, expected=expected, seconds=time.monotonic() - started)
 
 
-def _read(text: str, endpoint: str, question: str) -> tuple[str, str | None]:
-    """Return the answer and the version that the container says it is."""
+def known_answer(
+    wanted: RegistryEntry, promotions: tuple[RegistryEntry, ...], state_dir: Path
+) -> tuple[str, str | None]:
+    """Return a question that the version's run asked after deploying and the answer it got; else a plain question.
+
+    Parameters
+    ----------
+    promotions
+        All of the MLKey's, the newest first.
+    state_dir
+        Where the reports of runs lie.
+    """
+    run_id = next((entry.run_id for entry in promotions if entry.version == origin(wanted)), wanted.run_id)
+    file = state_dir / "runs" / run_id / "report.json"
     try:
-        document = json.loads(text)
-        if isinstance(document, str):  # package.answers = "bare"
-            return document, None
-        return str(document["answers"][0]["answer"]), document.get("model_version")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DeployError(
-            f"the endpoint {endpoint} gave no answer to {question!r}, but {text[:300]!r}; it does not serve our package"
-        ) from error
+        report = PipelineReport.model_validate_json(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return QUESTION, None
+    answers = report.smoke.answers if report.smoke else ()
+    agreed = [answer for answer in answers if answer.answered == answer.evaluated]
+    return (agreed[0].question, agreed[0].answered) if agreed else (QUESTION, None)

@@ -16,18 +16,15 @@ from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.errors import CloudError, ConfigError, DeployError
 from askline.progress import Progress, part, quiet
-from askline.records import EndpointRef, PipelineReport, Record, Target
+from askline.records import EndpointRef, Record, Target
 from tasks import registry
 from tasks.aws.deployment_plan import MANAGED, DeploymentPlan
 from tasks.aws.errors import explained, is_missing
 from tasks.aws.served_by import ServedBy, read_config
 from tasks.deploy_serverless import PASSING, apply_plan
-from tasks.lifecycle_question import Asked, ask_endpoint
+from tasks.lifecycle_question import Asked, ask_endpoint, known_answer
 from tasks.lifecycle_versions import choose, named, origin
 from tasks.registry import RegistryEntry
-
-#: Asked where the report of the version's run is not at hand: any answer of the right version will do.
-QUESTION = "Who are you?"
 
 
 class Rollback(Record):
@@ -85,7 +82,7 @@ def rollback(
     _check_archive(wanted, served_by, target)
     restore = _to_restore(before, current, served_by)
 
-    plan = _plan(mlkey, current.endpoint, served_by, config)
+    plan = _plan(wanted, current.endpoint, served_by, config)
     progress(0.1, f"put {current.endpoint} on {plan.config_name}")
     try:
         endpoint = apply_plan(
@@ -99,9 +96,9 @@ def rollback(
         ) from error
     progress(0.7, "ask it a question")
     try:
-        text, expected = (question, None) if question else _known_answer(wanted, promotions, config)
+        text, expected = (question, None) if question else known_answer(wanted, promotions, config.state_dir)
         asked = ask_endpoint(
-            endpoint.name,
+            endpoint,
             text,
             expected=expected,
             model_version=wanted.model_version,
@@ -110,7 +107,7 @@ def rollback(
             progress=part(progress, 0.7, 0.9),
         )
     except DeployError as error:
-        restored = _put_back(restore, mlkey, endpoint, config, target)
+        restored = _put_back(restore, current, endpoint, config, target)
         raise DeployError(f"{mlkey} was not rolled back to {named(wanted)}: {error}\n{restored}") from error
     _check_still_ours(current, plan, target)
     entry = registry.promote(
@@ -123,6 +120,7 @@ def rollback(
         exact_match=wanted.exact_match,
         run_id=f"rollback-{uuid.uuid4().hex[:8]}",
         restores=origin(wanted),
+        target_model=wanted.target_model,
         tags=config.deploy.tags,
         target=target,
     )
@@ -168,21 +166,21 @@ def _check_archive(wanted: RegistryEntry, served_by: ServedBy, target: Target) -
     """Refuse before anything is touched if the archive is gone or is another one."""
     from botocore.exceptions import ClientError
 
-    bucket, _, key = served_by.archive_uri.removeprefix("s3://").partition("/")
-    with explained(f"look at {served_by.archive_uri}"):
+    uri = served_by.archive_uri + (wanted.target_model or "")
+    bucket, _, key = uri.removeprefix("s3://").partition("/")
+    with explained(f"look at {uri}"):
         try:
             found = aws_client(target, "s3").head_object(Bucket=bucket, Key=key)
         except ClientError as error:
             if not is_missing(error):
                 raise
             raise CloudError(
-                f"{named(wanted)} cannot come back: its archive {served_by.archive_uri} is gone. Nothing was changed."
+                f"{named(wanted)} cannot come back: its archive {uri} is gone. Nothing was changed."
             ) from error
     held = found["Metadata"].get("sha256", wanted.archive_sha256)
     if held != wanted.archive_sha256:
         raise CloudError(
-            f"{named(wanted)} cannot come back: {served_by.archive_uri} holds another archive ({held[:12]}). Nothing "
-            "was changed."
+            f"{named(wanted)} cannot come back: {uri} holds another archive ({held[:12]}). Nothing was changed."
         )
 
 
@@ -199,17 +197,23 @@ def _to_restore(before: str | None, current: RegistryEntry, wanted: ServedBy) ->
     return before
 
 
-def _plan(mlkey: str, endpoint: str, served_by: ServedBy, config: PipelineConfig) -> DeploymentPlan:
+def _plan(entry: RegistryEntry, endpoint: str, served_by: ServedBy, config: PipelineConfig) -> DeploymentPlan:
+    named = endpoint.removeprefix("serv-hf-endpoint-")
     return DeploymentPlan(
-        mlkey=mlkey,
+        mlkey=entry.mlkey,
         endpoint_name=endpoint,
-        tags={**MANAGED, "askline:mlkey": mlkey, **config.deploy.tags},
+        target_model=entry.target_model,
+        tags={**MANAGED, "askline:mlkey": named, **config.deploy.tags},
         **served_by.model_dump(),
     )
 
 
 def _put_back(
-    restore: ServedBy | str | None, mlkey: str, endpoint: EndpointRef, config: PipelineConfig, target: Target
+    restore: ServedBy | str | None,
+    current: RegistryEntry,
+    endpoint: EndpointRef,
+    config: PipelineConfig,
+    target: Target,
 ) -> str:
     """Restore what served before and say what came of it."""
     if restore is None:
@@ -219,7 +223,7 @@ def _put_back(
         return f"Nothing else served before: {_active(endpoint.name, target)}."
     try:
         served_by = _read(name, target) if isinstance(restore, str) else restore
-        plan = _plan(mlkey, endpoint.name, served_by, config)
+        plan = _plan(current, endpoint.name, served_by, config)
         apply_plan(plan, target=target, wait_seconds=config.deploy.wait_seconds)
     except CloudError as error:
         return f"What served before, {name}, could not be put back either: {error}"
@@ -230,7 +234,7 @@ def _read(config_name: str, target: Target) -> ServedBy:
     with explained(f"read the configuration {config_name}"):
         found = read_config(aws_client(target, "sagemaker"), config_name)
     if found is None:
-        raise DeployError(f"the configuration {config_name} is gone, or is not a serverless one")
+        raise DeployError(f"the configuration {config_name} is gone, or is not of a form that askline makes")
     return found
 
 
@@ -269,18 +273,3 @@ def _describe(endpoint: str, target: Target) -> dict[str, Any] | None:
                 return None
             raise
     return found
-
-
-def _known_answer(
-    wanted: RegistryEntry, promotions: tuple[RegistryEntry, ...], config: PipelineConfig
-) -> tuple[str, str | None]:
-    """Return a question that the version's run asked after deploying and the answer it got; else a plain question."""
-    run_id = next((entry.run_id for entry in promotions if entry.version == origin(wanted)), wanted.run_id)
-    file = config.state_dir / "runs" / run_id / "report.json"
-    try:
-        report = PipelineReport.model_validate_json(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return QUESTION, None
-    answers = report.smoke.answers if report.smoke else ()
-    agreed = [answer for answer in answers if answer.answered == answer.evaluated]
-    return (agreed[0].question, agreed[0].answered) if agreed else (QUESTION, None)

@@ -58,6 +58,8 @@ class RegistryEntry(Record):
     """What the endpoint served with when this was written; None in older entries, and where it could not be read."""
     restores: int | None = None
     """For a rollback, the ``version`` of the promotion that it went back to."""
+    target_model: str | None = None
+    """Of an endpoint with several models, which archive answers: SageMaker's TargetModel."""
     version: int = Field(default=0, exclude=True)
     """Number of this promotion, counted by Parameter Store; not part of the value that is written."""
 
@@ -85,6 +87,7 @@ def promote(
     tags: Mapping[str, str] | None = None,
     restores: int | None = None,
     dataset_sha256: str | None = None,
+    target_model: str | None = None,
 ) -> RegistryEntry:
     """Let ``mlkey`` answer from ``endpoint``: one write, seen by the API within seconds.
 
@@ -101,6 +104,8 @@ def promote(
         The ``version`` of an earlier promotion that this one goes back to.
     dataset_sha256
         Address of the dataset artifact that the model was trained on.
+    target_model
+        Of an endpoint with several models, the one that answers for this MLKey.
 
     Raises
     ------
@@ -122,6 +127,7 @@ def promote(
         promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
         run_id=run_id,
         restores=restores,
+        target_model=target_model,
     )
     labels = {**MANAGED, "askline:mlkey": mlkey, **(tags or {})}
     ssm = aws_client(target, "ssm")

@@ -6,23 +6,16 @@
 import json
 import time
 from collections.abc import Collection
-from typing import Any
 
-from askline.clients import aws_client
 from askline.config import SmokeConfig
 from askline.errors import DeployError
 from askline.progress import Progress, quiet
 from askline.records import ApiRef, EndpointRef, Scores, SmokeAnswer, SmokeRef, Target
 from askline.store import ArtifactStore
 from tasks.aws.api_call import call_api
-from tasks.aws.errors import code_of, explained, status_of
+from tasks.aws.invocation import COLD_SECONDS, RETRY_SECONDS, Caller
 from tasks.packaging.held_out import read_held_out, same_answer, spread
 
-#: A cold start may take as long as SageMaker gives a container to answer its ping.
-COLD_SECONDS = 180
-#: Answers that mean "not yet": the model is loading, or no container is free.
-NOT_YET = frozenset({"ModelNotReadyException", "ServiceUnavailable", "ThrottlingException"})
-RETRY_SECONDS = 1.0
 SEED = 7
 #: Disagreements that an error message shows.
 SHOWN = 3
@@ -37,7 +30,7 @@ def smoke_invoke(
     api: ApiRef | None = None,
     target: Target,
     store: ArtifactStore,
-    cold_seconds: float = COLD_SECONDS,
+    cold_seconds: float | None = None,
     progress: Progress = quiet,
 ) -> SmokeRef:
     """Ask ``config.questions`` held-out questions and, where the dataset has some, one that is out of scope.
@@ -49,7 +42,8 @@ def smoke_invoke(
     api
         Where one of the questions is asked once more; the MLKey must be in the registry by then.
     cold_seconds
-        How long a question is asked again while the endpoint is not ready or throttles.
+        How long a question is asked again while the endpoint is not ready or throttles, or waits in an async
+        endpoint's queue; the default depends on the kind of endpoint.
 
     Raises
     ------
@@ -63,14 +57,13 @@ def smoke_invoke(
     held_out = [row for row in read_held_out(scores, store) if row.question not in set(differing)]
     chosen = spread([row for row in held_out if row.in_scope], config.questions, seed=SEED)
     chosen += spread([row for row in held_out if not row.in_scope], 1, seed=SEED)
-    # One attempt each: the waiting below is bounded, and tells how long it has been.
-    runtime = aws_client(target, "sagemaker-runtime", read_timeout=70, retries={"mode": "standard", "max_attempts": 1})
+    caller = Caller.of(endpoint, target=target, patience=cold_seconds, progress=progress)
 
     answers = []
     cold_start = 0.0
     for number, row in enumerate(chosen):
         started = time.monotonic()
-        answered, withheld = _ask(runtime, endpoint.name, row.question, cold_seconds, progress)
+        answered, withheld, _ = read_answer(caller.ask(row.question), endpoint.name, row.question)
         seconds = time.monotonic() - started
         cold_start = cold_start or seconds
         answers.append(
@@ -132,34 +125,21 @@ def smoke_api(api: ApiRef, smoke: SmokeRef, *, mlkey: str, target: Target) -> No
         )
 
 
-def _ask(runtime: Any, endpoint: str, question: str, cold_seconds: float, progress: Progress) -> tuple[str, str | None]:
-    """Return the endpoint's answer to one question, and what it withheld; waits while it is cold."""
-    from botocore.exceptions import ClientError
+def read_answer(text: str, endpoint: str, question: str) -> tuple[str, str | None, str | None]:
+    """Return the first answer in what an endpoint sent, what it withheld, and the version that it says it is.
 
-    started = time.monotonic()
-    body = json.dumps({"inputs": question}, ensure_ascii=False).encode()
-    while True:
-        with explained(f"ask the endpoint {endpoint} {question!r}", error_type=DeployError):
-            try:
-                answer = runtime.invoke_endpoint(
-                    EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=body
-                )
-                text = answer["Body"].read().decode("utf-8")
-                break
-            except ClientError as error:
-                waited = time.monotonic() - started
-                not_yet = code_of(error) in NOT_YET or status_of(error) in (429, 503)
-                if not not_yet or waited > cold_seconds:
-                    raise
-        progress(0.0, f"the endpoint is cold, {waited:.0f} s")
-        time.sleep(RETRY_SECONDS)
+    Raises
+    ------
+    DeployError
+        If it is not the form in which our packages answer.
+    """
     try:
         document = json.loads(text)
         if isinstance(document, str):  # package.answers = "bare"
-            return document, None
+            return document, None, None
         first = document["answers"][0]
-        return str(first["answer"]), first.get("withheld")
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+        return str(first["answer"]), first.get("withheld"), document.get("model_version")
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise DeployError(
             f"the endpoint {endpoint} gave no answer to {question!r}, but {text[:300]!r}; it does not serve our package"
         ) from error

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from tasks.prompting import format_prompt
 from tasks.rows import Row
 from tasks.training.augment import looks_english, mix, vary
+from tasks.training.auxiliary import Pair, ask_for, denoise, rephrase
 from tasks.training.recipe import Recipe
 
 IGNORED = -100
@@ -51,7 +52,8 @@ class Examples(Dataset[dict[str, list[int]]]):
         self._prompt = prompt
         self._max_source_tokens = max_source_tokens
         self._max_target_tokens = max_target_tokens
-        self._english = looks_english([row.question for row in rows])
+        self._auxiliary = recipe.ask_for + recipe.rephrase + recipe.denoise
+        self._english = recipe.synonyms and looks_english([row.question for row in rows])
         self._invented = round(len(rows) * recipe.out_of_scope_share)
         #: What a row asks for: its group where it has one; rows of one answer may still ask for different things.
         self._facts = [(row.group or row.question, row.answer) for row in rows]
@@ -74,6 +76,11 @@ class Examples(Dataset[dict[str, list[int]]]):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, list[int]]:
         epoch, index = key
         rng = random.Random(f"{self._recipe.seed}/{epoch}/{index}")  # noqa: S311 - not a secret
+        # A share of 0 draws nothing, so that the other draws are the same as without auxiliary tasks.
+        pair = self._other_task(index, rng) if self._auxiliary else None
+        if pair is not None:
+            source = self._tokenizer(pair.source, truncation=True, max_length=self._max_source_tokens)["input_ids"]
+            return {"input_ids": list(source), "labels": self._labels(pair.target)}
         if index >= len(self._rows):
             question, labels = self._invent(rng), self._unanswerable
         else:
@@ -85,6 +92,20 @@ class Examples(Dataset[dict[str, list[int]]]):
                     other = vary(rng.choice(others), rng, word_drop=self._recipe.word_drop, english=self._english)
                     question = mix(question, other, rng)
         return {"input_ids": self._encode(question, rng), "labels": labels}
+
+    def _other_task(self, index: int, rng: random.Random) -> Pair | None:
+        """Turn a row into another task, as often as the recipe says; None leaves it a question."""
+        drawn = rng.random()
+        if drawn >= self._auxiliary or index >= len(self._rows):
+            return None
+        row, wordings = self._rows[index], self._wordings[self._facts[index]]
+        if drawn < self._recipe.denoise:
+            return denoise(format_prompt(self._prompt, row.question), row.answer, rng)
+        if not row.in_scope:
+            return None
+        if drawn < self._recipe.denoise + self._recipe.ask_for:
+            return ask_for(row.answer, wordings, rng)
+        return rephrase(row.question, wordings, rng) if len(set(wordings)) > 1 else None
 
     def _encode(self, question: str, rng: random.Random) -> list[int]:
         text = format_prompt(self._prompt, question)

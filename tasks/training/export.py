@@ -22,10 +22,12 @@ def export(model: Any, tokenizer: Any, folder: Path, *, pieces: Path | None, max
     TrainingError
         If the reloaded checkpoint does not compute exactly what the trained model does.
     """
+    from accelerate.utils import extract_model_from_parallel
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 
-    model = model.to("cpu").eval()
+    # A training in bf16 leaves autocast around the forward pass, and the reloaded checkpoint computes in fp32.
+    model = extract_model_from_parallel(model, keep_fp32_wrapper=False).to("cpu").eval()
     state = {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}
     # The encoder's and the decoder's embeddings are the shared matrix itself in every T5.
     for name in ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight"):

@@ -1,14 +1,12 @@
 """The embedded SageMaker as its clients see it: real server, real archives, MiniStack for S3 and IAM."""
 
 import contextlib
-import io
 import json
 import os
 import re
 import socket
 import subprocess
 import sys
-import tarfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +19,16 @@ import psutil
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError
+from sagemaker_support import (
+    BUCKET,
+    ECHO,
+    IMAGE,
+    REPOSITORY,
+    Aws,
+    SageMaker,
+    echo,
+    refused,
+)
 
 from local_cloud.sagemaker.archive import remove_tree
 from local_cloud.sagemaker.container import end_leftover
@@ -30,80 +38,6 @@ from local_cloud.sagemaker.validation import service_model, validate
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).parents[1]
-IMAGE = "763104351884.dkr.ecr.us-east-1.amazonaws.com/huggingface-pytorch-inference:2.6.0-transformers5.5.3-cpu-py312"
-BUCKET = "archives"
-TRUST = {
-    "Version": "2012-10-17",
-    "Statement": [{"Effect": "Allow", "Principal": {"Service": "sagemaker.amazonaws.com"}, "Action": "sts:AssumeRole"}],
-}
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        return int(probe.getsockname()[1])
-
-
-def client(service: str, url: str, **options: Any) -> Any:
-    config = Config(retries={"total_max_attempts": 1}, read_timeout=90, proxies={}, s3={"addressing_style": "path"})
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-east-1"}
-    return boto3.session.Session(**keys).client(service, endpoint_url=url, config=config, **options)
-
-
-def wait_for_health(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        assert process.poll() is None, log.read_text()
-        with contextlib.suppress(httpx.HTTPError):
-            if httpx.get(url, trust_env=False).status_code == 200:
-                return
-        time.sleep(0.1)
-    raise AssertionError(f"{url} is not healthy: {log.read_text()}")
-
-
-class Aws:
-    """MiniStack with a bucket, a role that SageMaker may take on, and one that it may not."""
-
-    def __init__(self, folder: Path) -> None:
-        port = free_port()
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = folder / "ministack.log"
-        environment = {
-            "BIND_HOST": "127.0.0.1",
-            "GATEWAY_PORT": str(port),
-            "IOT_MTLS_ENABLED": "0",
-            "S3_PERSIST": "1",
-            "S3_DATA_DIR": str(folder / "s3"),
-            "STATE_DIR": str(folder / "state"),
-            "DOCKER_HOST": f"unix://{folder}/no-docker",
-        }
-        with self.log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "ministack"],
-                env={**os.environ, **environment},
-                stdout=file,
-                stderr=file,
-                cwd=folder,
-            )
-        wait_for_health(f"{self.url}/_ministack/health", self.process, self.log)
-        self.s3 = client("s3", self.url)
-        self.s3.create_bucket(Bucket=BUCKET)
-        iam = client("iam", self.url)
-        self.role = iam.create_role(RoleName="serving", AssumeRolePolicyDocument=json.dumps(TRUST))["Role"]["Arn"]
-        other = json.loads(json.dumps(TRUST).replace("sagemaker", "lambda"))
-        self.untrusted = iam.create_role(RoleName="other", AssumeRolePolicyDocument=json.dumps(other))["Role"]["Arn"]
-
-    def upload(self, key: str, members: dict[str, str], *, damage: Callable[[bytes], bytes] | None = None) -> str:
-        buffer = io.BytesIO()
-        with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
-            for name, text in members.items():
-                info = tarfile.TarInfo(name)
-                info.size = len(text.encode())
-                tar.addfile(info, io.BytesIO(text.encode()))
-        body = buffer.getvalue()
-        self.s3.put_object(Bucket=BUCKET, Key=key, Body=damage(body) if damage else body)
-        return f"s3://{BUCKET}/{key}"
-
 
 @pytest.fixture(scope="module")
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
@@ -111,85 +45,6 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     yield aws
     aws.process.terminate()
     aws.process.wait(20)
-
-
-class SageMaker:
-    """One embedded SageMaker on a state folder of its own, which can be killed and started again."""
-
-    def __init__(self, aws: Aws, folder: Path, *options: str) -> None:
-        self.aws = aws
-        self.state = folder / "state"
-        self.log = folder / "server.log"
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.options = options
-        self.start()
-        self.api = client("sagemaker", self.url)
-        self.runtime = client("sagemaker-runtime", self.url)
-
-    def command(self) -> list[str]:
-        command = [sys.executable, "-m", "local_cloud.sagemaker", "--port", str(self.port), "--state", str(self.state)]
-        return [*command, "--s3", self.aws.url, "--iam", self.aws.url, *self.options]
-
-    def start(self) -> None:
-        with self.log.open("ab") as file:
-            self.process = subprocess.Popen(self.command(), cwd=REPOSITORY, stdout=file, stderr=file)
-        wait_for_health(f"{self.url}/_askline/health", self.process, self.log)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def stop(self) -> None:
-        containers = self.containers()
-        self.process.terminate()
-        self.process.wait(20)
-        _gone, alive = psutil.wait_procs(containers, timeout=10)
-        assert not alive
-
-    def containers(self) -> list[psutil.Process]:
-        return list(psutil.Process(self.process.pid).children(recursive=True))
-
-    def container(self, endpoint: str) -> psutil.Process:
-        found = [child for child in self.containers() if f"/containers/{endpoint}/" in " ".join(child.cmdline())]
-        assert len(found) == 1, found
-        return found[0]
-
-    def kill_container(self, endpoint: str) -> None:
-        container = self.container(endpoint)
-        container.kill()
-        psutil.wait_procs([container], timeout=10)
-
-    def model(self, name: str, url: str, **environment: str) -> None:
-        container = {"Image": IMAGE, "ModelDataUrl": url, "Environment": environment}
-        self.api.create_model(ModelName=name, PrimaryContainer=container, ExecutionRoleArn=self.aws.role)
-
-    def config(self, name: str, model: str, memory: int = 1024, concurrency: int = 5, **variant: Any) -> None:
-        serverless = {"ServerlessConfig": {"MemorySizeInMB": memory, "MaxConcurrency": concurrency}}
-        self.api.create_endpoint_config(
-            EndpointConfigName=name,
-            ProductionVariants=[{"VariantName": "AllTraffic", "ModelName": model, **(variant or serverless)}],
-        )
-
-    def create(self, name: str, url: str, *, memory: int = 1024, concurrency: int = 5, **environment: str) -> None:
-        self.model(name, url, **environment)
-        self.config(name, name, memory, concurrency)
-        self.api.create_endpoint(EndpointName=name, EndpointConfigName=name)
-
-    def settled(self, name: str, seconds: float = 40) -> dict[str, Any]:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            described: dict[str, Any] = self.api.describe_endpoint(EndpointName=name)
-            if described["EndpointStatus"] in ("InService", "Failed"):
-                return described
-            time.sleep(0.1)
-        raise AssertionError(f"{name} did not settle: {described} {self.log.read_text()[-3000:]}")
-
-    def ask(self, name: str, body: object, **options: Any) -> Any:
-        answer = self.runtime.invoke_endpoint(
-            EndpointName=name, Body=json.dumps(body), ContentType="application/json", **options
-        )
-        return json.loads(answer["Body"].read())
 
 
 @pytest.fixture(scope="module")
@@ -214,33 +69,6 @@ def own(aws: Aws, tmp_path: Path) -> Iterator[Callable[..., SageMaker]]:
             server.stop()
 
 
-ECHO = """
-import json, os, pathlib, tempfile, time
-def model_fn(model_dir):
-    return {"dir": model_dir, "word": pathlib.Path(model_dir, "word.txt").read_text()}
-def predict_fn(data, model):
-    if data.get("refuse"):
-        raise ValueError("this question is refused")
-    if data.get("fail"):
-        raise RuntimeError("no secret")
-    if data.get("exit"):
-        os._exit(7)
-    if data.get("eat"):
-        model["food"] = b"x" * data["eat"]
-    if data.get("count"):
-        return len(data["x"])
-    if data.get("big"):
-        return "x" * data["big"]
-    time.sleep(data.get("sleep", 0))
-    return {"word": model["word"], "pid": os.getpid(), "env": os.environ.get("WORD"), "home": os.environ["HOME"],
-            "tmp": tempfile.gettempdir(), "got": data}
-"""
-
-
-def echo(word: str) -> dict[str, str]:
-    return {"code/inference.py": ECHO, "word.txt": word}
-
-
 @pytest.fixture(scope="module")
 def url(aws: Aws) -> str:
     return aws.upload("echo/model.tar.gz", echo("one"))
@@ -251,19 +79,6 @@ def endpoint(sagemaker: SageMaker, url: str) -> str:
     sagemaker.create("shared", url, WORD="from the model")
     assert sagemaker.settled("shared")["EndpointStatus"] == "InService", sagemaker.log.read_text()
     return "shared"
-
-
-@contextlib.contextmanager
-def refused(code: str, *words: str, status: int = 400) -> Iterator[list[dict[str, Any]]]:
-    caught: list[dict[str, Any]] = []
-    with pytest.raises(ClientError) as info:
-        yield caught
-    response: Any = info.value.response
-    assert response["Error"]["Code"] == code, response
-    assert response["ResponseMetadata"]["HTTPStatusCode"] == status
-    for word in words:
-        assert word in response["Error"]["Message"], response["Error"]["Message"]
-    caught.append(response)
 
 
 # -- the life of an endpoint -----------------------------------------------------------------------------------------

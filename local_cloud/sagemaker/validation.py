@@ -9,6 +9,8 @@ import regex
 
 from local_cloud.sagemaker.errors import ApiError
 
+_SURROGATES = (r"\uD800\uDC00-\uDBFF\uDFFF", r"\U00010000-\U0010FFFF")
+
 _JSON_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "string": ("a string", (str,)),
     "blob": ("a base64 string", (str,)),
@@ -26,7 +28,7 @@ _JSON_TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
 
 @cache
 def service_model(service: str) -> Any:
-    """Return botocore's model of ``service`` (``sagemaker`` or ``sagemaker-runtime``)."""
+    """Return botocore's model of ``service`` (``sagemaker``, ``service-quotas`` …)."""
     import botocore.session
 
     return botocore.session.get_session().get_service_model(service)
@@ -77,7 +79,8 @@ def _violations(shape: Any, value: Any, path: str) -> Iterator[str]:
         pattern = limits.get("pattern")
         if limits.get("enum") and value not in limits["enum"]:
             yield _sentence(value, path, f"Member must satisfy enum value set: [{', '.join(limits['enum'])}]")
-        if pattern and not regex.fullmatch(pattern, value, timeout=5):
+        # Java's way to write what is beyond U+FFFF, as pairs of surrogates.
+        if pattern and not regex.fullmatch(pattern.replace(*_SURROGATES), value, timeout=5):
             yield _sentence(value, path, f"Member must satisfy regular expression pattern: {pattern}")
     elif kind in ("integer", "long", "float", "double"):
         if not math.isfinite(value):

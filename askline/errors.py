@@ -8,6 +8,7 @@
     │   ├── DatasetNotFoundError   the file, folder, repository or revision is not there
     │   └── DatasetFormatError     it is there, but a row, column or encoding is wrong
     ├── TrainingError          fine-tuning cannot start or cannot go on
+    │   └── TrainingStoppedError   it was asked to stop, and left a checkpoint to go on from
     ├── ArtifactError          something in the artifact store is missing or damaged
     ├── PackageError           the archive cannot be built, or does not hold what it must
     ├── HubError               the Hub refused or could not be reached
@@ -15,6 +16,7 @@
     ├── CloudError             an AWS call failed
     │   └── DeployError            the endpoint or the API did not come up, or answers wrongly
     ├── StepTimeoutError       a step took longer than its limit and was broken off
+    ├── BusyError              another run is at what only one may do at a time
     └── LocalCloudError        the embedded cloud cannot start or has gone away
 
 A message names the value that failed, what was expected and what to do. ``retryable`` says whether trying the
@@ -53,6 +55,13 @@ class TrainingError(AsklineError):
     """Fine-tuning cannot start or cannot go on."""
 
 
+class TrainingStoppedError(TrainingError):
+    """Fine-tuning was asked to stop, and did so with a checkpoint; the same run again goes on from there.
+
+    Not retryable by itself: the process that was asked is meant to end.
+    """
+
+
 class ArtifactError(AsklineError):
     """Something in the artifact store is missing or damaged."""
 
@@ -79,6 +88,10 @@ class DeployError(CloudError):
 
 class StepTimeoutError(AsklineError):
     """A step took longer than its limit and was broken off."""
+
+
+class BusyError(AsklineError):
+    """Another run is at what only one may do at a time, and was not done in the time that this one waited."""
 
 
 class LocalCloudError(AsklineError):

@@ -28,7 +28,7 @@ from askline.config import PipelineConfig, Step
 from tasks import steps
 from tasks.prefect_support import run_step
 from tasks.report import Findings, report_failure, write_report
-from tasks.run import container_python, open_run, run_name
+from tasks.run import ask_a_person, container_python, open_run, run_name
 
 
 @flow(
@@ -54,6 +54,8 @@ def full_pipeline(
     scores = found.keep(run_step(steps.evaluate, config.evaluation.measuring(), model, dataset, run))
     mlkey = config.deploy.mlkey
     gate = found.keep(run_step(steps.check_gate, config.evaluation, model, scores, dataset, mlkey, run))
+    if gate.passed and config.evaluation.approval and not plan_only:
+        gate = found.keep(ask_a_person(config.evaluation, gate, run))
     if not gate.passed:
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
     if not plan_only:
@@ -65,7 +67,10 @@ def full_pipeline(
     if plan_only:
         return Completed(name="Planned", data=write_report(found, "Planned"))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
-    endpoint = found.keep(run_step(steps.deploy_serverless, config.deploy, upload, package, run))
-    api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run)) if config.api.enabled else None
-    found.keep(run_step(steps.smoke_invoke, config.smoke, endpoint, api, scores, package, dataset, run))
+    with steps.deployment(config.deploy, found, run):
+        endpoint = found.keep(run_step(steps.deploy[config.deploy.target], config.deploy, upload, package, run))
+        api = None
+        if config.api.enabled:
+            api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run))
+        found.keep(run_step(steps.smoke_invoke, config.smoke, endpoint, api, scores, package, dataset, run))
     return Completed(name="Promoted", data=write_report(found, "Promoted"))

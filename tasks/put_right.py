@@ -27,6 +27,7 @@ from tasks.aws.served_by import ServedBy, read_config
 from tasks.lifecycle_question import QUESTION, ask_endpoint, known_answer
 from tasks.lifecycle_sweep import sweep
 from tasks.registry import RegistryEntry
+from tasks.reporting.words import words
 
 
 class PutRight(Record):
@@ -43,6 +44,11 @@ class PutRight(Record):
     """The same for a person."""
     deleted: tuple[str, ...] = ()
     """What of the failed deployment is gone."""
+
+
+@words.register
+def _(record: PutRight) -> str:
+    return record.said
 
 
 def put_right(
@@ -108,6 +114,19 @@ def put_right(
         )
     progress(1.0, done.said)
     return done.model_copy(update={"deleted": (*done.deleted, *deleted)})
+
+
+def sweep_mlkey(mlkey: str, *, endpoint: str, target: Target) -> tuple[str, ...]:
+    """Delete what no version of the MLKey, and no other that the endpoint answers for, needs; return it.
+
+    Raises
+    ------
+    CloudError
+        If AWS refuses.
+    """
+    named = endpoint.removeprefix("serv-hf-endpoint-")
+    others = () if named == mlkey else _others(endpoint, mlkey, target)
+    return sweep(named, (*registry.history(mlkey, target), *others), target=target)
 
 
 def _nothing(name: str) -> PutRight:
@@ -222,8 +241,9 @@ def _ref(name: str, found: dict[str, Any], config: DeployConfig, target_model: s
 
 
 def _others(endpoint: str, mlkey: str, target: Target) -> tuple[RegistryEntry, ...]:
-    """Return the entries of the other MLKeys that the endpoint answers for."""
-    return tuple(entry for entry in registry.entries(target) if entry.endpoint == endpoint and entry.mlkey != mlkey)
+    """Return the promotions of the other MLKeys that the endpoint answers for, the newest of each first."""
+    found = [entry for entry in registry.entries(target) if entry.endpoint == endpoint and entry.mlkey != mlkey]
+    return tuple(entry for each in found for entry in registry.history(each.mlkey, target))
 
 
 def _is_ours(client: Any, arn: str) -> bool:

@@ -73,6 +73,12 @@ class Findings:
         self._records[_FIELD[type(record)]] = record
         return record
 
+    @property
+    def endpoint(self) -> EndpointRef | None:
+        """The endpoint, once it is in service."""
+        found = self._records.get("endpoint")
+        return found if isinstance(found, EndpointRef) else None
+
     def report(self, state: End, run_name: str) -> PipelineReport:
         """Return the report of what was kept.
 
@@ -114,6 +120,11 @@ def write_report(found: Findings, state: End) -> PipelineReport:
     report = found.report(state, flow_run.name or found.run.run_id)
     _write(report, found.run)
     _open.pop(found.run.run_id, None)
+    if flow_run.id is not None:
+        from prefect.artifacts import create_markdown_artifact
+
+        said = markdown.run(report, store_of(found.run), folder_of_run(found.run) / "report.html")
+        create_markdown_artifact(said, key="report", description="How the run ended, in short")
     return report
 
 
@@ -127,8 +138,13 @@ def report_failure(flow: Any, flow_run: Any, state: Any) -> None:
         _write(found.report_of_failure(str(state.message or state.name), flow_run.name), found.run)
 
 
+def folder_of_run(run: Run) -> Path:
+    """Return where what is kept of a run lies."""
+    return run.state_dir / "runs" / run.run_id
+
+
 def _write(report: RunReport, run: Run) -> None:
-    folder = run.state_dir / "runs" / run.run_id
+    folder = folder_of_run(run)
     folder.mkdir(parents=True, exist_ok=True)
     _write_whole(folder / "report.json", report.model_dump_json(indent=2))
     try:

@@ -4,9 +4,11 @@ A shell adds what only Prefect can give: a remembered result or retries, progres
 person reads there. All that a step *does* stands in its own module and runs without Prefect.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import PurePath
 
-from prefect import task
+from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 
 from askline.config import (
@@ -20,6 +22,7 @@ from askline.config import (
     SmokeConfig,
     TrainingConfig,
 )
+from askline.errors import AsklineError, CloudError, DeployError
 from askline.records import (
     ApiRef,
     BaseRef,
@@ -48,11 +51,14 @@ from tasks import package as package_core
 from tasks import plan as plan_core
 from tasks import preflight as preflight_core
 from tasks import push_to_hub as hub_core
+from tasks import put_right as put_right_core
 from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
 from tasks.artifacts import store_of
-from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, progress_of
+from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, progress_of, run_step
+from tasks.put_right import PutRight
+from tasks.report import Findings
 from tasks.reporting import markdown
 from tasks.reporting import plan as plan_report
 from tasks.reporting import preflight as preflight_report
@@ -254,8 +260,52 @@ def upload_package(config: PackageConfig, package: PackageRef, deploy: DeployCon
 def deploy_serverless(config: DeployConfig, upload: UploadRef, package: PackageRef, run: Run) -> EndpointRef:
     """Create or update the SageMaker endpoint and wait until it is in service."""
     return endpoint_core.deploy_serverless(
-        config, upload, package, target=run.target, progress=progress_of("deploy-serverless")
+        config, upload, package, target=run.target, progress=progress_of(f"deploy-{config.target}")
     )
+
+
+#: The step by the kind of endpoint, under its own name.
+deploy = {kind: deploy_serverless.with_options(name=f"deploy-{kind}") for kind in ("serverless", "real-time", "async")}
+
+
+@task(name="put-right", **RETRIES)
+def put_right(config: DeployConfig, deployed: EndpointRef | None, run: Run) -> PutRight:
+    """Let the endpoint serve what the registry names again, and ask it."""
+    return put_right_core.put_right(
+        config, deployed=deployed, state_dir=run.state_dir, target=run.target, progress=progress_of("put-right")
+    )
+
+
+@contextmanager
+def deployment(config: DeployConfig, found: Findings, run: Run) -> Iterator[None]:
+    """Make what is deployed and asked in the block one act: alone at its MLKey, and undone if it fails.
+
+    Raises
+    ------
+    BusyError
+        If another run is still deploying the MLKey after ``queue_seconds``.
+    DeployError
+        With what failed, and with what the endpoint serves now.
+    """
+    place = "AWS" if run.target.kind == "aws" else "the embedded cloud"
+    name = f"deploy {config.multi_model or config.mlkey} to {place}, {run.target.region}"
+    with one_at_a_time(name, wait_seconds=config.queue_seconds):
+        try:
+            yield
+        except Exception as error:
+            stands = _stands(config, found, run)
+            if not isinstance(error, AsklineError):
+                error.add_note(stands)
+                raise
+            raise DeployError(f"{error}\n{stands}") from error
+
+
+def _stands(config: DeployConfig, found: Findings, run: Run) -> str:
+    """Put right what failed and say what stands; this failure too must not hide the first one."""
+    try:
+        return run_step(put_right, config, found.endpoint, run).said
+    except Exception as error:  # noqa: BLE001 - told beside the first failure
+        return f"What the endpoint serves now could not be found out: {error}; see python -m flows.status"
 
 
 @task(name="deploy-api", **RETRIES)
@@ -308,11 +358,24 @@ def smoke_invoke(
         exact_match=scores.test.exact_match,
         run_id=run.run_id,
         target=run.target,
+        target_model=endpoint.target_model,
     )
     if api is not None:
         smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey, target=run.target)
         smoke = smoke.model_copy(update={"api_checked": True})
+    _sweep(endpoint, run)
     create_markdown_artifact(
         markdown.deployment(endpoint, api, smoke), key="endpoint", description="The endpoint and its API"
     )
     return smoke
+
+
+def _sweep(endpoint: EndpointRef, run: Run) -> None:
+    """Delete what killed runs left of this MLKey; whether that can be done decides nothing."""
+    try:
+        swept = put_right_core.sweep_mlkey(endpoint.mlkey, endpoint=endpoint.name, target=run.target)
+    except CloudError as error:
+        get_run_logger().warning("what earlier runs left behind was not looked for: %s", error)
+        return
+    if swept:
+        get_run_logger().info("left behind by earlier runs, and deleted: %s", ", ".join(swept))

@@ -92,6 +92,8 @@ class StepConsole:
 
 
 _current: StepConsole | None = None
+#: Seconds of the steps that nobody is shown.
+_unseen: dict[str, float] = {}
 
 
 def show_steps(stream: IO[str] | None = None) -> StepConsole:
@@ -105,10 +107,20 @@ def show_steps(stream: IO[str] | None = None) -> StepConsole:
 def step(name: str) -> Iterator[StepLine]:
     """Run a block as the step ``name``."""
     if _current is None:
-        yield StepLine()
+        started = time.monotonic()
+        try:
+            yield StepLine()
+        finally:
+            _unseen[name] = time.monotonic() - started
         return
     with _current.step(name) as line:
         yield line
+
+
+def say(text: str) -> None:
+    """Write a line where the steps are shown, and nowhere else."""
+    if _current is not None:
+        _current.say(text)
 
 
 def current_progress() -> Progress:
@@ -118,4 +130,4 @@ def current_progress() -> Progress:
 
 def seconds_by_step() -> dict[str, float]:
     """Return the seconds of the steps that have finished so far in this process."""
-    return {} if _current is None else dict(_current.seconds)
+    return dict(_unseen if _current is None else _current.seconds)

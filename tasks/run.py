@@ -1,11 +1,20 @@
-"""What opens a run: where its calls go, where its things lie, and what it is called."""
+"""What a run is around its steps: where its calls go, what it is called, and where it waits for a person."""
 
+import time
 import uuid
-from typing import Any
+from datetime import timedelta
+from typing import Any, Literal
 
-from askline.config import PipelineConfig
-from askline.records import Run
+from askline.config import EvaluationConfig, PipelineConfig
+from askline.console import say, step
+from askline.records import Approval, Gate, Run
 from tasks.connect import connect, prepare_environment
+from tasks.gate import answered
+from tasks.reporting import markdown
+
+#: The run is looked at so often while it waits, in seconds; each look is a call to the server.
+POLL_SECONDS = 3
+_FILE = "approval.json"
 
 
 def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
@@ -60,3 +69,67 @@ def run_name() -> str:
     config = config if isinstance(config, PipelineConfig) else PipelineConfig.model_validate(config)
     source = config.dataset.source.rstrip("/").rpartition("/")[2]
     return f"{source} → {config.deploy.mlkey} ({config.target}) {uuid.uuid4().hex[:4]}"
+
+
+def ask_a_person(config: EvaluationConfig, gate: Gate, run: Run) -> Gate:
+    """Wait for a person's yes or no, and return the gate with it.
+
+    The model that is deployed already needs no new yes. An answer is kept beside the run's report, so that a retry of
+    the run does not ask again. Nobody's answer within ``config.approval_hours`` is a no.
+
+    Raises
+    ------
+    RuntimeError
+        If it is not called in a flow run.
+    """
+    if gate.comparison is not None and gate.comparison.verdict == "same model":
+        return gate
+    kept = run.state_dir / "runs" / run.run_id / _FILE
+    if kept.is_file():
+        return answered(gate, Approval.model_validate_json(kept.read_text(encoding="utf-8")))
+    with step("approval") as line:
+        if run.target.prefect_ui:
+            say(f"  … waiting for a yes or no: {run.target.prefect_ui}/runs/flow-run/{run.run_id} (Resume)")
+        approval = _wait(gate, timedelta(hours=config.approval_hours))
+        line.done(
+            ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
+        )
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    draft = kept.with_name(f".{_FILE}")
+    draft.write_text(approval.model_dump_json(), encoding="utf-8")
+    draft.replace(kept)
+    return answered(gate, approval)
+
+
+def _wait(gate: Gate, patience: timedelta) -> Approval:
+    from prefect.exceptions import FlowPauseTimeout
+    from prefect.flow_runs import pause_flow_run
+    from prefect.input import RunInput
+    from pydantic import Field
+
+    class Publish(RunInput):
+        """The form."""
+
+        approve: Literal["yes", "no"] = Field(description="Publish and deploy this model?")
+        note: str = Field("", description="Why; it is kept in the report.")
+
+    form: Any = Publish.with_initial_data(description=markdown.gate(gate))
+    seconds = max(1, round(patience.total_seconds()))
+    started = time.monotonic()
+    try:
+        given: Any = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=min(POLL_SECONDS, seconds))
+    except FlowPauseTimeout:
+        _go_on()
+        waited = timedelta(seconds=round(time.monotonic() - started))
+        return Approval(approved=False, note=f"nobody answered within {waited}")
+    return Approval(approved=given.approve == "yes", note=given.note.strip())
+
+
+def _go_on() -> None:
+    """Take the run out of its pause: the server would end one whose pause ran out as failed."""
+    from prefect.client.orchestration import get_client
+    from prefect.runtime import flow_run
+    from prefect.states import Running
+
+    with get_client(sync_client=True) as client:
+        client.set_flow_run_state(flow_run.id, Running(), force=True)

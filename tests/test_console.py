@@ -37,4 +37,4 @@ def test_nobody_listens_outside_a_console(monkeypatch):
     with console.step("evaluate") as line:
         console.current_progress()(1.0, "done")
         line.done("well")
-    assert console.seconds_by_step() == {}
+    assert console.seconds_by_step()["evaluate"] < 5

@@ -1,10 +1,23 @@
 """Records as Markdown, for the artifacts in the Prefect UI."""
 
 import base64
+import html
 import json
+from pathlib import Path
 from typing import Any
 
-from askline.records import ApiRef, DatasetRef, EndpointRef, Gate, ModelRef, PackageRef, Scores, SmokeRef
+from askline.errors import ArtifactError
+from askline.records import (
+    ApiRef,
+    DatasetRef,
+    EndpointRef,
+    Gate,
+    ModelRef,
+    PackageRef,
+    PipelineReport,
+    Scores,
+    SmokeRef,
+)
 from askline.store import ArtifactStore
 from tasks.evaluation.predictions import read_predictions
 from tasks.reporting import tables
@@ -150,5 +163,25 @@ def deployment(endpoint: EndpointRef, api: ApiRef | None, smoke: SmokeRef) -> st
     ]
     if api is not None:
         parts += [f"## API {api.url}", f"```sh\n{curl(api, endpoint.mlkey, smoke.answers[0].question)}\n```"]
-    parts += ["## Asked", table(*tables.smoke(smoke))]
+    head, rows = tables.smoke(smoke)
+    parts += ["## Asked", table(head, [[html.escape(cell, quote=False) for cell in row] for row in rows])]
+    return "\n\n".join(parts)
+
+
+def run(report: PipelineReport, store: ArtifactStore, page: Path) -> str:
+    """Return a run in short: what stands in full on its page. Steps that were remembered are told of here too."""
+    parts = [f"# {report.state}", *[f"- {reason}" for reason in report.gate.reasons]]
+    if report.api is not None and report.endpoint is not None and report.smoke is not None:
+        question = report.smoke.answers[0].question
+        parts += [f"Endpoint `{report.endpoint.name}`, API {report.api.url}"]
+        if report.api.auth in ("none", "key"):
+            parts.append(f"```sh\n{curl(report.api, report.endpoint.mlkey, question)}\n```")
+    parts.append(scores(report.scores))
+    try:
+        parts += _shown(training(read_training_log(report.model, store)))
+    except ArtifactError as error:
+        parts.append(f"No curves: {error}")
+    if report.gate.comparison is not None:
+        parts.append(gate(report.gate))
+    parts.append(f"All of it, on the machine that ran it: `{page}`, and as `report.json` beside it.")
     return "\n\n".join(parts)

@@ -82,6 +82,7 @@ def sections(report: RunReport, store: ArtifactStore) -> list[Section]:
         ("dataset", "Dataset", _dataset),
         ("package", "Package", _package),
         ("plan", "Plan and costs", _plan),
+        ("preflight", "Checked before the deployment", _preflight),
         ("endpoint", "Endpoint", _endpoint),
         ("choices", "What was chosen, and why", _choices),
         ("steps", "Steps", _steps),
@@ -275,6 +276,14 @@ def _plan(report: RunReport, store: ArtifactStore) -> list[Block]:
         return []
     blocks = [Block("facts", [list(row) for row in plan.rows(report.plan)])]
     return [*blocks, Block("list", list(report.plan.notes))] if report.plan.notes else blocks
+
+
+def _preflight(report: RunReport, store: ArtifactStore) -> list[Block]:
+    if report.preflight is None:
+        return []
+    mark = {True: "✓", False: "✗", None: "–"}
+    rows = [[mark[each.passed], each.name, each.found, each.remedy or ""] for each in report.preflight.checks]
+    return [Block("table", Table(["", "check", "found", "remedy"], rows))]
 
 
 def _endpoint(report: RunReport, store: ArtifactStore) -> list[Block]:

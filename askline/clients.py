@@ -5,6 +5,7 @@ credentials are not read.
 """
 
 import os
+from functools import cache
 from typing import Any
 
 from askline.errors import LocalCloudError
@@ -54,18 +55,36 @@ def aws_client(target: Target, service: str, **config: Any) -> Any:
     LocalCloudError
         If the embedded cloud has no such service.
     """
-    import boto3
     from botocore.config import Config
 
     options = Config(**{"retries": {"mode": "standard", "max_attempts": 5}, **config})
     if target.kind == "aws":
-        return boto3.session.Session(region_name=target.region).client(service, config=options)  # type: ignore[call-overload]
+        return _session(region_name=target.region).client(service, config=options)
     if service not in target.endpoints:
         raise LocalCloudError(
             f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}"
         )
     key, secret = local_keys()
-    session = boto3.session.Session(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
+    session = _session(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
     if service == "s3":
         options = options.merge(Config(s3={"addressing_style": "path"}))
-    return session.client(service, endpoint_url=target.endpoints[service], config=options)  # type: ignore[call-overload]
+    return session.client(service, endpoint_url=target.endpoints[service], config=options)
+
+
+def _session(**options: str) -> Any:
+    """Return a boto3 session of its own (sessions keep credentials) that reads no service model a second time."""
+    import boto3
+    from botocore.session import Session
+
+    session = Session()
+    session.register_component("data_loader", _models())
+    return boto3.session.Session(botocore_session=session, **options)
+
+
+@cache
+def _models() -> Any:
+    """Return what reads botocore's service models, megabytes of JSON, and remembers them."""
+    from botocore.loaders import create_loader
+    from botocore.session import Session
+
+    return create_loader(Session().get_config_variable("data_path"))

@@ -22,7 +22,7 @@ def export(model: Any, tokenizer: Any, folder: Path, *, pieces: Path | None, max
     TrainingError
         If the reloaded checkpoint does not compute exactly what the trained model does.
     """
-    from accelerate.utils import extract_model_from_parallel
+    from accelerate.utils import extract_model_from_parallel  # type: ignore[import-untyped]
     from safetensors.torch import save_file
     from transformers import GenerationConfig
 

@@ -291,6 +291,10 @@ def _wait_for(name: str, held: ExitStack, wait_seconds: float, option: str) -> f
 
 def _take(name: str, held: ExitStack) -> bool:
     """Try once. The server's own advice on when to try again may be half a minute, for a lock held for seconds."""
+    with get_client(sync_client=True) as client:
+        limit = client.read_global_concurrency_limit_by_name(name)
+    if limit.active_slots >= limit.limit:
+        return False
     lock = concurrency(
         name,
         strict=True,

@@ -115,6 +115,32 @@ class ClusterConfig(Section):
         return self
 
 
+class LoraTuningConfig(Section):
+    """LoRA: train a few small matrices beside a large base, and add them into it at the end."""
+
+    rank: int | None = Field(None, ge=1, le=1024)
+    """Rank of the matrices, for example 16; the default is to train all weights instead."""
+    alpha: float | None = Field(None, gt=0)
+    """What their product is scaled by, divided by the rank; default twice the rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Share of their inputs left out at random."""
+    target_modules: tuple[str, ...] = Field(("q", "v"), min_length=1)
+    """Names of the layers that get them."""
+
+
+class EarlyStoppingConfig(Section):
+    """Stop when exact match on validation questions has stopped rising, and keep the best weights."""
+
+    enabled: bool = False
+    """Measure while training, on the dataset's validation split, or else on training questions held out for it."""
+    steps: int = Field(50, ge=1)
+    """Optimizer steps between two measurements."""
+    patience: int = Field(4, ge=1)
+    """Stop after so many measurements without a better one."""
+    fraction: float = Field(0.1, gt=0, le=0.5)
+    """Share of the training questions held out, where the dataset has no validation split."""
+
+
 class TrainingConfig(Section):
     """How the model is fine-tuned. What is left empty takes the default that suits the base."""
 
@@ -138,10 +164,30 @@ class TrainingConfig(Section):
     """A longer prompt is truncated."""
     max_target_tokens: int = Field(64, ge=4, le=1024)
     """A longer answer is truncated, and generation stops there."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor has it."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor or GPU has it, fp16 on a GPU
+    that has only that."""
     augment: bool | None = None
     """Vary the wording of training questions; default on for "scratch", off for a pretrained base."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of each label that is spread over all tokens."""
+    lora: LoraTuningConfig = LoraTuningConfig()
+    """Train an adapter instead of all weights."""
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+    """Stop when the answers get no better."""
+    micro_batch: int | None = Field(None, ge=1, le=4096)
+    """Questions that go through the model at once; the default is the whole batch, halved when memory runs out. The
+    batch, and so the result up to rounding, stays the same."""
+    gradient_checkpointing: Literal["auto", "on"] = "auto"
+    """Compute activations again instead of keeping them; "auto" does where memory runs out with one question at
+    once."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; "auto" uses it on a GPU where training is long enough to earn back the time it takes."""
+    report_to: tuple[str, ...] = ("tensorboard",)
+    """Who else hears of losses and rates, as transformers names them: tensorboard, wandb, mlflow …; "none" for
+    nobody."""
+    checkpoint_store: str | None = Field(None, min_length=1)
+    """Another place for checkpoints, so that another machine can go on: a folder or s3://bucket/prefix."""
     checkpoint_steps: int = Field(100, ge=1)
     """Optimizer steps between two checkpoints."""
     seed: int = Field(42, ge=0)

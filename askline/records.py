@@ -111,7 +111,17 @@ class ModelRef(Record):
     seconds: float
     max_source_tokens: int
     max_target_tokens: int
-    incidental: ClassVar[frozenset[str]] = frozenset({"seconds", "choices"})
+    trained_parameters: int | None = None
+    """Fewer than ``parameters`` where an adapter was trained."""
+    choices: tuple[str, ...] = ()
+    """What was chosen to suit the machine that trained, a sentence each, with the reason."""
+    rates: dict[str, float] = Field(default_factory=dict)
+    """``tokens_per_second``, ``samples_per_second``, ``memory_mb`` (peak) and ``mfu`` while training."""
+    best_step: int | None = None
+    """The step whose weights early stopping kept."""
+    best_exact_match: float | None = None
+    """Exact match on the validation questions at that step."""
+    incidental: ClassVar[frozenset[str]] = frozenset({"seconds", "choices", "rates"})
 
 
 class SplitScores(Record):

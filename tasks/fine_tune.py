@@ -21,6 +21,9 @@ from tasks.training.checkpoints import run_key
 from tasks.training.job import TrainingJob, library_versions, run_job
 from tasks.training.recipe import SCRATCH, resolve_recipe
 
+#: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
+SHAPES_NOTHING = {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
+
 
 def fine_tune(
     config: TrainingConfig,
@@ -61,7 +64,7 @@ def fine_tune(
         progress(0.0, f"looking for the base {config.base}")
         base = find_base(config.base, config.base_revision, target=target, work_dir=work_dir)
 
-    settings = config.model_dump(mode="json", exclude={"base", "base_revision", "checkpoint_steps"})
+    settings = config.model_dump(mode="json", exclude=SHAPES_NOTHING)
     identity = {"name": SCRATCH} if base is None else {"name": base.name, "fingerprint": base.fingerprint}
     versions = library_versions()
     key = run_key(
@@ -77,8 +80,10 @@ def fine_tune(
                 config=config,
                 recipe=recipe,
                 unanswerable=dataset.unanswerable,
+                whole_groups=dataset.split_by in ("group", "answer"),
                 checkpoints=folder,
                 output=draft.folder,
+                events=work_dir.parent / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
                 about={
                     "dataset": _describe(dataset),
                     "base": identity | ({"revision": base.revision} if base else {}),
@@ -103,6 +108,11 @@ def fine_tune(
         seconds=time.monotonic() - started,
         max_source_tokens=config.max_source_tokens,
         max_target_tokens=config.max_target_tokens,
+        trained_parameters=done.trained_parameters,
+        choices=done.choices,
+        rates=done.rates,
+        best_step=done.best_step,
+        best_exact_match=done.best_exact_match,
     )
 
 

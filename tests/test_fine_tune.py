@@ -25,7 +25,7 @@ from tasks.prompting import format_prompt
 from tasks.training.augment import looks_english, mix, vary
 from tasks.training.base import find_base, is_hub_id, resolve_base
 from tasks.training.checkpoints import MARKER, newest_whole, run_key
-from tasks.training.recipe import choose_precision, resolve_recipe
+from tasks.training.recipe import resolve_recipe
 
 FILES = {
     "askline.json",
@@ -94,7 +94,7 @@ def test_what_is_given_is_kept() -> None:
     config = TrainingConfig(max_steps=7, batch_size=5, learning_rate=0.1, augment=False, precision="bf16", seed=3)
     recipe = resolve_recipe(config, rows=100, has_out_of_scope=True)
     assert (recipe.steps, recipe.batch_size, recipe.learning_rate, recipe.seed) == (7, 5, 0.1, 3)
-    assert choose_precision(recipe.precision) == "bf16"
+    assert recipe.precision == "bf16"
     assert not recipe.augment
     assert (
         resolve_recipe(TrainingConfig(epochs=0.5, batch_size=10, augment=False), rows=100, has_out_of_scope=True).steps

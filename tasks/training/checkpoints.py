@@ -1,15 +1,22 @@
-"""Checkpoints of a run that may be killed at any moment: which one is whole, and what a run's folder depends on."""
+"""Checkpoints of a run that may be killed at any moment: written aside, renamed whole, verified, and thinned out."""
 
 import hashlib
 import json
-import zipfile
+import os
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
-#: The trainer writes this file last, so that a folder with it was finished unless the machine itself went down.
+#: The trainer's own state: the step, the loss curve and what else it counts.
 MARKER = "trainer_state.json"
-_ARCHIVES = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-_WEIGHTS = "model.safetensors"
+#: Written last: size and sha256 of every other file, so that a file cut off or changed since is found.
+MANIFEST = "manifest.json"
+#: Where a checkpoint is written before it is renamed.
+WRITING = ".writing"
+#: Whole checkpoints that are kept: where the newest is damaged, the one before is there.
+KEPT = 2
+_NAME = re.compile(r"checkpoint-(\d+)")
 
 
 def run_key(**depends_on: Any) -> str:
@@ -23,28 +30,77 @@ def run_key(**depends_on: Any) -> str:
     return digest.hexdigest()[:16]
 
 
-def newest_whole(folder: Path) -> Path | None:
-    """Return the newest checkpoint in ``folder`` that can be resumed from, or None."""
-    found = [(int(path.name.rpartition("-")[2]), path) for path in folder.glob("checkpoint-*[0-9]") if path.is_dir()]
-    return next((path for _, path in sorted(found, reverse=True) if _is_whole(path)), None)
+def step_of(checkpoint: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(checkpoint.name.rpartition("-")[2])
 
 
-def _is_whole(checkpoint: Path) -> bool:
+def checkpoints_in(folder: Path) -> list[Path]:
+    """Return the checkpoints in ``folder``, whole or not, the newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir() and _NAME.fullmatch(path.name)]
+    return sorted(found, key=step_of, reverse=True)
+
+
+def newest_whole(folder: Path, *, processes: int = 1) -> Path | None:
+    """Return the newest checkpoint in ``folder`` that so many processes can resume from, or None.
+
+    Each process keeps the state of its own random numbers there.
+    """
+    return next((path for path in checkpoints_in(folder) if is_whole(path, processes=processes)), None)
+
+
+def is_whole(checkpoint: Path, *, processes: int = 1) -> bool:
+    """Say whether every file of a checkpoint is there as it was written."""
+    random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
     try:
-        json.loads((checkpoint / MARKER).read_text(encoding="utf-8"))
-        for name in _ARCHIVES:
-            with zipfile.ZipFile(checkpoint / name) as archive:
-                if archive.testzip() is not None:
-                    return False
-        return _safetensors_is_whole(checkpoint / _WEIGHTS)
-    except (OSError, ValueError, zipfile.BadZipFile):
+        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        if not {MARKER, *random_states} <= set(files):
+            return False
+        paths = {checkpoint / name: about for name, about in files.items()}
+        if any(path.stat().st_size != about["size"] for path, about in paths.items()):
+            return False
+        return all(_sha256(path) == about["sha256"] for path, about in paths.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
-def _safetensors_is_whole(path: Path) -> bool:
-    """Compare the file's length with what its header promises (8 bytes of length, JSON, then the tensors)."""
+def seal(written: Path) -> None:
+    """Write the manifest of a finished checkpoint, and bring all of it to the disk."""
+    files = sorted(path for path in written.rglob("*") if path.is_file())
+    about = {
+        path.relative_to(written).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
+    }
+    (written / MANIFEST).write_text(json.dumps({"files": about}, indent=1), encoding="utf-8")
+    for path in [*files, written / MANIFEST, written]:
+        _sync(path)
+
+
+def publish(written: Path, folder: Path) -> Path:
+    """Rename a sealed checkpoint into ``folder`` in one go, and return where it is."""
+    final = folder / written.name
+    if final.exists():  # damaged, or it would have been resumed from
+        shutil.rmtree(final)
+    written.rename(final)
+    _sync(folder)
+    return final
+
+
+def thin_out(folder: Path, *, kept: int = KEPT, spare: Path | None = None) -> None:
+    """Remove all but the newest checkpoints, and what a killed process left half-written."""
+    for path in checkpoints_in(folder)[kept:]:
+        if path != spare:
+            shutil.rmtree(path, ignore_errors=True)
+    shutil.rmtree(folder / WRITING, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
-        size = int.from_bytes(stream.read(8), "little")
-        header = json.loads(stream.read(size))
-    end = max(values["data_offsets"][1] for name, values in header.items() if name != "__metadata__")
-    return path.stat().st_size == 8 + size + int(end)
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

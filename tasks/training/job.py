@@ -9,8 +9,11 @@ and the folders must be ones that all of them see.
 """
 
 import json
+import logging
 import math
+import shutil
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +23,16 @@ from askline.config import TrainingConfig
 from askline.errors import TrainingError
 from askline.progress import Progress, quiet
 from askline.records import Record
-from tasks.rows import read_rows
+from tasks.rows import Row, read_rows
 from tasks.training.base import Base, load_base
-from tasks.training.recipe import SCRATCH, Recipe, choose_precision
+from tasks.training.checkpoints import checkpoints_in
+from tasks.training.recipe import SCRATCH, Recipe
 from tasks.training.scratch import initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
 
+log = logging.getLogger("askline.training")
+
+#: Of a batch whose loss is no number, so many questions are named.
+NAMED = 8
 #: ``training_log.jsonl`` holds at most about this many steps, evenly spaced.
 LOGGED_STEPS = 2000
 LIBRARIES = ("torch", "transformers", "accelerate", "sentencepiece", "tokenizers")
@@ -34,7 +42,7 @@ class TrainingJob(Record):
     """One training: folders, settings and what to write about it. ``model_dump_json`` and back give the same job."""
 
     dataset: Path
-    """Folder with ``train.jsonl``."""
+    """Folder with ``train.jsonl``, and ``validation.jsonl`` where there is one."""
     base: Path | None
     """Folder of the pretrained base, or None to train a tokenizer and a small T5 from the dataset."""
     base_name: str = SCRATCH
@@ -43,10 +51,14 @@ class TrainingJob(Record):
     recipe: Recipe
     """``config`` with everything filled in; a precision of "auto" is decided where the job runs."""
     unanswerable: str
+    whole_groups: bool = False
+    """Hold out whole groups where validation questions are taken from the training split, as the test split was."""
     checkpoints: Path
     """Folder of this job's checkpoints and of nothing else; a job that was interrupted goes on from there."""
     output: Path
     """Empty folder, or one that can be made, for the trained model."""
+    events: Path | None = None
+    """Folder for TensorBoard's event files and the rates, which differ from run to run and so belong to no model."""
     about: dict[str, Any] = Field(default_factory=dict)
     """Further facts for ``askline.json``: the dataset's and the base's identity."""
 
@@ -55,12 +67,24 @@ class JobResult(Record):
     """What a training did."""
 
     steps: int
+    """Optimizer steps done: fewer than the recipe's where training stopped early."""
     epochs: float
     train_loss: float
     """Mean over the last twentieth of the steps."""
     parameters: int
+    """Of the model, without an adapter's."""
+    trained_parameters: int
     precision: str
     seconds: float
+    choices: tuple[str, ...] = ()
+    """What was chosen to suit the machine or changed on the way, a sentence each, with the reason."""
+    rates: dict[str, float] = Field(default_factory=dict)
+    """``tokens_per_second``, ``samples_per_second``, ``memory_mb`` (peak) and ``mfu`` (share of the machine's measured
+    matrix-product peak), of the steps since the last start."""
+    best_step: int | None = None
+    """The step whose weights were kept by early stopping."""
+    best_exact_match: float | None = None
+    """Exact match on the validation questions at that step."""
 
 
 def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
@@ -71,7 +95,24 @@ def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
     TrainingError
         If the base is damaged, the dataset is too small, the loss diverges, memory runs out or a checkpoint cannot be
         written.
+    TrainingStoppedError
+        After SIGTERM; the same job goes on from its checkpoint.
     """
+    from tasks.training.half import HalfOverflowError
+
+    try:
+        return _run(job, progress)
+    except HalfOverflowError as error:
+        if job.config.precision != "auto":
+            raise TrainingError(f"{error}; use --training.precision fp32, or bf16 where the GPU has it") from error
+        for checkpoint in checkpoints_in(job.checkpoints):
+            shutil.rmtree(checkpoint)
+        again = job.model_copy(update={"config": job.config.model_copy(update={"precision": "fp32"})})
+        done = _run(again, progress)
+        return done.model_copy(update={"choices": (f"{error}: training started again in fp32", *done.choices)})
+
+
+def _run(job: TrainingJob, progress: Progress) -> JobResult:
     from accelerate import PartialState  # type: ignore[import-untyped]
     from torch.cuda import is_available
 
@@ -79,15 +120,10 @@ def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
     processes = PartialState(cpu=not is_available())
     if not processes.is_main_process:
         progress = quiet
-    rows = read_rows(job.dataset, "train")
-    recipe = job.recipe.model_copy(update={"precision": choose_precision(job.recipe.precision)})
-    try:
-        job.checkpoints.mkdir(parents=True, exist_ok=True)
-        job.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrainingError(
-            f"cannot write to {error.filename}: {error.strerror}. Choose another folder with --state-dir"
-        ) from error
+    config = job.config
+    rows, validation = _rows(job)
+    for folder in (job.checkpoints, job.output, job.events):
+        _make(folder)
 
     progress(0.0, "loading the base" if job.base else "training a tokenizer")
     if job.base is not None:
@@ -96,45 +132,117 @@ def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
     else:
         pieces = job.checkpoints / "spiece.model"
         if processes.is_main_process:
-            train_tokenizer(rows, job.config.prompt, job.checkpoints)
+            train_tokenizer(rows, config.prompt, job.checkpoints)
         processes.wait_for_everyone()
         tokenizer = tokenizer_from_pieces(pieces)
-        model = initial_model(small_t5(len(tokenizer)), tokenizer, recipe.seed)
+        model = initial_model(small_t5(len(tokenizer)), tokenizer, job.recipe.seed)
 
+    from tasks.training.early import EarlyStopping
     from tasks.training.examples import Examples
-    from tasks.training.loop import train
+    from tasks.training.loop import choices_for, train
 
     examples = Examples(
         rows,
         tokenizer,
-        recipe,
-        prompt=job.config.prompt,
-        max_source_tokens=job.config.max_source_tokens,
-        max_target_tokens=job.config.max_target_tokens,
+        job.recipe,
+        prompt=config.prompt,
+        max_source_tokens=config.max_source_tokens,
+        max_target_tokens=config.max_target_tokens,
         unanswerable=job.unanswerable,
         subwords=_subwords(pieces) if job.base is None else None,
     )
-    curve, epochs = train(
+    choices = choices_for(model, examples, job.recipe, config)
+    recipe = job.recipe.model_copy(update={"precision": choices.precision})
+    for reason in choices.reasons:
+        log.info("%s", reason)
+    progress(0.0, "; ".join(choices.reasons))
+    parameters = trained = model.num_parameters()
+    if config.lora.rank is not None:
+        from tasks.training.lora import add_adapter
+
+        revision = job.about.get("base", {}).get("revision")
+        model = add_adapter(model, config.lora, base=job.base_name, revision=revision, seed=recipe.seed)
+        trained = model.num_parameters(only_trainable=True)
+    early = None
+    if validation:
+        early = EarlyStopping(
+            validation,
+            tokenizer,
+            every=config.early_stopping.steps,
+            patience=config.early_stopping.patience,
+            folder=job.checkpoints,
+            prompt=config.prompt,
+            max_source_tokens=config.max_source_tokens,
+            max_target_tokens=config.max_target_tokens,
+        )
+    done = train(
         model,
         examples,
         recipe,
+        config,
+        choices,
         folder=job.checkpoints,
-        checkpoint_steps=job.config.checkpoint_steps,
+        questions=lambda numbers: _questions(rows, numbers),
+        early=early,
+        events=job.events if processes.is_main_process else None,
         progress=progress,
     )
     if processes.is_main_process:
-        _write(job, recipe, model, tokenizer, curve, pieces if pieces.is_file() else None)
+        _write(job, recipe, model, tokenizer, done.curve, pieces if pieces.is_file() else None, early)
     processes.wait_for_everyone()
 
-    last = curve[-max(1, len(curve) // 20) :]
+    last = done.curve[-max(1, len(done.curve) // 20) :]
+    best = early.best if early is not None else None
     return JobResult(
-        steps=recipe.steps,
-        epochs=epochs,
+        steps=len(done.curve),
+        epochs=done.epochs,
         train_loss=sum(entry["loss"] for entry in last) / len(last),
-        parameters=model.num_parameters(),
+        parameters=parameters,
+        trained_parameters=trained,
         precision=recipe.precision,
         seconds=time.monotonic() - started,
+        choices=choices.reasons + done.notes,
+        rates=done.rates,
+        best_step=best[0] if best else None,
+        best_exact_match=best[1] if best else None,
     )
+
+
+def _rows(job: TrainingJob) -> tuple[list[Row], list[Row]]:
+    """Return (training rows, validation rows); the latter only where training may stop early."""
+    rows = read_rows(job.dataset, "train")
+    early = job.config.early_stopping
+    if not early.enabled:
+        return rows, []
+    from tasks.training.early import hold_out
+
+    if (job.dataset / "validation.jsonl").is_file():
+        validation = read_rows(job.dataset, "validation")
+        if validation:
+            return rows, validation
+    return hold_out(rows, share=early.fraction, seed=job.recipe.seed, whole_groups=job.whole_groups)
+
+
+def _questions(rows: Sequence[Row], numbers: Sequence[int]) -> str:
+    """Name the examples with these numbers, the first few in full."""
+    named = [
+        f"row {number + 1} ({rows[number].question!r})" if number < len(rows) else "an invented question"
+        for number in numbers
+        if number >= 0
+    ]
+    more = len(named) - NAMED
+    return ", ".join(named[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _make(folder: Path | None) -> None:
+    if folder is None:
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write to {folder}: {error.strerror}. Choose another folder with --state-dir"
+        ) from error
 
 
 def library_versions() -> dict[str, str]:
@@ -145,28 +253,48 @@ def library_versions() -> dict[str, str]:
 
 
 def _write(
-    job: TrainingJob, recipe: Recipe, model: Any, tokenizer: Any, curve: list[dict[str, float]], pieces: Path | None
+    job: TrainingJob,
+    recipe: Recipe,
+    model: Any,
+    tokenizer: Any,
+    curve: list[dict[str, float]],
+    pieces: Path | None,
+    early: Any,
 ) -> None:
     from tasks.training.export import export
 
     config = job.config
-    export(model, tokenizer, job.output, pieces=pieces, max_target_tokens=config.max_target_tokens)
-    about = {
-        "format": 1,
-        "prompt": config.prompt,
-        "max_source_tokens": config.max_source_tokens,
-        "max_target_tokens": config.max_target_tokens,
-        "unanswerable": job.unanswerable,
-        "recipe": recipe.model_dump(),
-        "versions": library_versions(),
-    } | job.about
-    (job.output / "askline.json").write_text(
-        json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    every = math.ceil(len(curve) / LOGGED_STEPS)
-    kept = [entry for number, entry in enumerate(curve, start=1) if number % every == 0 or number == len(curve)]
-    text = "".join(json.dumps(entry) + "\n" for entry in kept)
-    (job.output / "training_log.jsonl").write_text(text, encoding="utf-8")
+    try:
+        if config.lora.rank is not None:
+            from tasks.training.lora import merge
+
+            model = merge(model, job.output)
+        export(model, tokenizer, job.output, pieces=pieces, max_target_tokens=config.max_target_tokens)
+        about = {
+            "format": 1,
+            "prompt": config.prompt,
+            "max_source_tokens": config.max_source_tokens,
+            "max_target_tokens": config.max_target_tokens,
+            "unanswerable": job.unanswerable,
+            "recipe": recipe.model_dump(),
+            "versions": library_versions(),
+        } | job.about
+        if config.lora.rank is not None:
+            about["lora"] = config.lora.model_dump(mode="json")
+        (job.output / "askline.json").write_text(
+            json.dumps(about, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        every = math.ceil(len(curve) / LOGGED_STEPS)
+        kept = [entry for number, entry in enumerate(curve, start=1) if number % every == 0 or number == len(curve)]
+        text = "".join(json.dumps(entry) + "\n" for entry in kept)
+        (job.output / "training_log.jsonl").write_text(text, encoding="utf-8")
+        if early is not None:
+            (job.output / "validation_log.jsonl").write_text(early.log(), encoding="utf-8")
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write the model to {job.output}: {error.strerror}. Free some space; the next run goes on from the "
+            "last checkpoint"
+        ) from error
 
 
 def _subwords(pieces: Path) -> Any:

@@ -1,141 +1,204 @@
-"""The training loop: Hugging Face's ``Seq2SeqTrainer``, made silent, repeatable and resumable."""
+"""Training a model on examples, from wherever an earlier process left off."""
 
 import logging
-import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]
-from torch.utils.data import Sampler
-from transformers import PrinterCallback, Seq2SeqTrainer, Seq2SeqTrainingArguments, TrainerCallback
+from transformers import PrinterCallback, Seq2SeqTrainingArguments
 
-from askline.errors import TrainingError
+from askline.config import TrainingConfig
+from askline.errors import TrainingStoppedError
 from askline.progress import Progress
 from tasks.threads import threads_for
-from tasks.training.checkpoints import newest_whole
-from tasks.training.examples import Examples, LengthGroupedSampler, collate
+from tasks.training.allocator import kept_memory
+from tasks.training.batches import varies
+from tasks.training.checkpoints import newest_whole, step_of
+from tasks.training.choices import Choices, choose
+from tasks.training.curve import Curve
+from tasks.training.early import EarlyStopping
+from tasks.training.examples import Examples
+from tasks.training.half import Overflows, keep_in_fp32
+from tasks.training.memory import MicroBatch, checkpoint_activations
+from tasks.training.meter import Meter, forward_backward_flops, peak_flops
 from tasks.training.recipe import Recipe
+from tasks.training.remote import CheckpointStore
+from tasks.training.stop import StopSignal
+from tasks.training.trainer import RepeatableTrainer
 
 log = logging.getLogger("askline.training")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class RepeatableTrainer(Seq2SeqTrainer):
-    """Seq2SeqTrainer whose order of examples is a function of the seed and the epoch alone."""
+class Trained(NamedTuple):
+    """What a training did."""
 
-    def __init__(self, *, recipe: Recipe, **options: Any) -> None:
-        self._recipe = recipe
-        super().__init__(**options)
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[Any]:
-        examples = train_dataset if train_dataset is not None else self.train_dataset
-        return LengthGroupedSampler(examples.lengths, self._recipe.batch_size, self._recipe.seed)
-
-
-class Watch(TrainerCallback):
-    """Tells how far training is, and stops it when the loss is no number."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self._started = self._told = 0.0
-        self._first = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the time and the step at which this process starts."""
-        self._started = time.monotonic()
-        self._first = state.global_step
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
-        """Look at one step's loss."""
-        loss = (logs or {}).get("loss")
-        if loss is None:
-            return
-        step = state.global_step
-        if not math.isfinite(loss):
-            raise TrainingError(
-                f"the loss is {loss} at step {step}: training has diverged. Lower --training.learning-rate"
-                + (", or use --training.precision fp32" if args.bf16 else "")
-            )
-        now = time.monotonic()
-        if step < state.max_steps and now - self._told < 0.25:
-            return
-        self._told = now
-        left = (now - self._started) / max(1, step - self._first) * (state.max_steps - step)
-        self._progress(step / state.max_steps, f"step {step}/{state.max_steps} loss {loss:.2f} eta {left:.0f} s")
+    curve: list[dict[str, float]]
+    """One entry a step: ``step``, ``epoch``, ``loss``, ``learning_rate``, ``grad_norm``, ``tokens`` so far."""
+    epochs: float
+    rates: dict[str, float]
+    """``tokens_per_second`` and ``samples_per_second`` of this process's steps, ``memory_mb``, ``mfu``."""
+    notes: tuple[str, ...]
+    """What had to be changed on the way, such as a smaller micro-batch."""
 
 
 def train(
-    model: Any, examples: Examples, recipe: Recipe, *, folder: Path, checkpoint_steps: int, progress: Progress
-) -> tuple[list[dict[str, float]], float]:
-    """Train ``model`` in place and return (loss curve, epochs).
+    model: Any,
+    examples: Examples,
+    recipe: Recipe,
+    config: TrainingConfig,
+    choices: Choices,
+    *,
+    folder: Path,
+    questions: Callable[[Sequence[int]], str],
+    early: EarlyStopping | None = None,
+    events: Path | None = None,
+    progress: Progress,
+) -> Trained:
+    """Train ``model`` in place.
 
-    The curve has one entry a step: ``step``, ``epoch``, ``loss``, ``learning_rate``, ``grad_norm``. Checkpoints go into
-    ``folder``; when it holds a whole one, training goes on from there, with the same result as if it had not stopped.
+    Checkpoints go into ``folder``; when it holds a whole one, training goes on from there, with the same result as if
+    it had not stopped.
 
     Raises
     ------
     TrainingError
-        If the loss is not finite, memory runs out or a checkpoint cannot be written.
+        If the loss is not finite, memory runs out even with one row at once, or a checkpoint cannot be written.
+    TrainingStoppedError
+        After SIGTERM, with a checkpoint to go on from.
+    HalfOverflowError
+        If fp16 does not hold the model's numbers.
     """
-    arguments = Seq2SeqTrainingArguments(
+    processes = PartialState()
+    first = processes.is_main_process
+    if choices.precision == "fp16":
+        keep_in_fp32(model)
+    micro = MicroBatch(config.micro_batch, checkpointing=config.gradient_checkpointing == "on")
+    if micro.checkpointing:
+        checkpoint_activations(model)
+    remote = CheckpointStore(f"{config.checkpoint_store}/{folder.name}") if config.checkpoint_store and first else None
+    with (
+        _silence(),
+        threads_for(model),
+        kept_memory() if not torch.cuda.is_available() else nullcontext(),
+        StopSignal() as stop,
+    ):
+        device = processes.device
+        if choices.tf32:
+            torch.set_float32_matmul_precision("high")
+        meter = Meter(model.config, device, peak_flops(device, _DTYPES[choices.precision]), processes.num_processes)
+        curve = Curve(
+            meter,
+            progress=progress,
+            questions=questions,
+            half=Overflows() if choices.precision == "fp16" else None,
+            every_step=device.type == "cpu" and processes.num_processes == 1,
+            speed_log=events / "speed.jsonl" if events else None,
+        )
+        trainer = RepeatableTrainer(
+            recipe=recipe,
+            choices=choices,
+            micro=micro,
+            curve=curve,
+            stop=stop,
+            early=early,
+            remote=remote,
+            model=model,
+            args=_arguments(recipe, config, choices, folder),
+            train_dataset=examples,
+            callbacks=_listeners(config, events),
+        )
+        trainer.remove_callback(PrinterCallback)
+        checkpoint = _where_to_go_on(folder, remote, processes)
+        if checkpoint is not None:
+            log.info("going on from %s", checkpoint.name)
+            trainer.restore(checkpoint)
+        meter.start()
+        try:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        finally:
+            if remote is not None:
+                remote.wait()
+        if stop.obeyed:
+            raise TrainingStoppedError(
+                f"training was asked to stop (SIGTERM) and did so after step {trainer.state.global_step} of "
+                f"{recipe.steps}; the checkpoint is kept. Run the same again to go on from there"
+            )
+        if early is not None:
+            early.load_best(model)
+        rates = meter.rates(whole=True)
+    keys = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens")
+    steps = [{key: entry[key] for key in keys} for entry in trainer.state.log_history if "tokens" in entry]
+    return Trained(steps, float(trainer.state.epoch or 0.0), rates, tuple(micro.notes))
+
+
+def choices_for(model: Any, examples: Examples, recipe: Recipe, config: TrainingConfig) -> Choices:
+    """Return how this machine trains ``model`` on ``examples``."""
+    rows = recipe.steps * recipe.batch_size
+    source = rows * sum(examples.lengths) // max(1, len(examples.lengths))
+    flops = forward_backward_flops(model.config, source, source // 2, rows)
+    with threads_for(model):
+        return choose(config, recipe, total_flops=flops, varies=varies(recipe))
+
+
+def _arguments(recipe: Recipe, config: TrainingConfig, choices: Choices, folder: Path) -> Seq2SeqTrainingArguments:
+    options: dict[str, Any] = {}
+    if choices.compile:
+        options = {"torch_compile": True}
+    return Seq2SeqTrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
-        per_device_train_batch_size=max(1, recipe.batch_size // PartialState().num_processes),
+        # One batch of the loader is one process's share of a step; it is divided further where memory runs out.
+        per_device_train_batch_size=1,
         learning_rate=recipe.learning_rate,
         lr_scheduler_type=recipe.schedule,
         warmup_steps=recipe.warmup,
         weight_decay=recipe.weight_decay,
         adam_beta2=recipe.adam_beta2,
         max_grad_norm=recipe.max_grad_norm,
-        bf16=recipe.precision == "bf16",
+        optim="adamw_torch_fused",
+        bf16=choices.precision == "bf16",
+        fp16=choices.precision == "fp16",
         use_cpu=not torch.cuda.is_available(),
         seed=recipe.seed,
         data_seed=recipe.seed,
         save_strategy="steps",
-        save_steps=checkpoint_steps,
-        save_total_limit=2,
-        logging_strategy="steps",
-        logging_steps=1,
+        save_steps=config.checkpoint_steps,
+        logging_strategy="no",
         logging_nan_inf_filter=False,
         eval_strategy="no",
-        report_to="none",
+        report_to=[name for name in config.report_to if name != "tensorboard"] or "none",
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False,
+        **options,
     )
-    with _silence(), threads_for(model):
-        trainer = RepeatableTrainer(
-            recipe=recipe,
-            model=model,
-            args=arguments,
-            train_dataset=examples,
-            data_collator=collate,
-            callbacks=[Watch(progress)],
-        )
-        trainer.remove_callback(PrinterCallback)
-        checkpoint = newest_whole(folder)
-        if checkpoint is not None:
-            log.info("going on from %s", checkpoint.name)
-        try:
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
-        except torch.OutOfMemoryError as error:
-            raise TrainingError(
-                f"out of memory with {recipe.batch_size} questions per step; lower --training.batch-size"
-            ) from error
-        except OSError as error:
-            raise TrainingError(
-                f"cannot write a checkpoint to {folder}: {error.strerror or error}. Free some space or choose another "
-                "folder with --state-dir; the next run goes on from the last whole checkpoint"
-            ) from error
-    keys = ("step", "epoch", "loss", "learning_rate", "grad_norm")
-    curve = [
-        {key: entry[key] for key in keys if key in entry} for entry in trainer.state.log_history if "loss" in entry
-    ]
-    return curve, float(trainer.state.epoch or 0.0)
+
+
+def _listeners(config: TrainingConfig, events: Path | None) -> list[Any]:
+    """Return the callback that writes TensorBoard's event files, where they are wanted."""
+    if events is None or not {"tensorboard", "all"} & set(config.report_to):
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(tb_writer=SummaryWriter(str(events)))]
+
+
+def _where_to_go_on(folder: Path, remote: CheckpointStore | None, processes: Any) -> Path | None:
+    """Return the newest whole checkpoint, fetched from the remote place where that has a newer one."""
+    here = newest_whole(folder, processes=processes.num_processes)
+    if remote is not None:
+        newer_than = step_of(here) if here is not None else -1
+        fetched = remote.restore_remote(folder, newer_than=newer_than, processes=processes.num_processes)
+        here = fetched or here
+    processes.wait_for_everyone()
+    return newest_whole(folder, processes=processes.num_processes) if processes.num_processes > 1 else here
 
 
 @contextmanager

@@ -27,7 +27,7 @@ class Recipe(Record):
     weight_decay: float
     adam_beta2: float
     max_grad_norm: float = 1.0
-    precision: Literal["auto", "fp32", "bf16"]
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
     """"auto" is decided on the machine that trains."""
     augment: bool
     word_drop: float
@@ -46,6 +46,8 @@ class Recipe(Record):
     """Share of the training questions whose other wordings are asked for instead of the answer."""
     denoise: float = 0.0
     """Share of the training questions of which hidden words are asked for instead of the answer."""
+    label_smoothing: float = 0.0
+    """Share of each label that is spread over all tokens."""
     seed: int
 
 
@@ -89,21 +91,10 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
         mixing=0.3 if augment else 0.0,
         subword_sampling=0.1 if augment and scratch else 0.0,
         out_of_scope_share=out_of_scope_share,
+        label_smoothing=config.label_smoothing,
         seed=config.seed,
     )
 
 
 #: More of them teach the model to refuse what it knows.
 OUT_OF_SCOPE_SHARE = 0.03
-
-
-def choose_precision(wanted: Literal["auto", "fp32", "bf16"]) -> Literal["fp32", "bf16"]:
-    """Take bf16 where the processor multiplies in it; elsewhere it is emulated and slower than fp32."""
-    if wanted != "auto":
-        return wanted
-    import torch
-
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "fp32"

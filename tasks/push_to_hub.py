@@ -2,7 +2,7 @@
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from askline.progress import Progress, quiet
 from askline.records import DatasetRef, HubRef, ModelRef, Scores, Target
 from askline.store import ArtifactStore, sha256_of_file
 from tasks.hub.errors import explained
-from tasks.hub.model_card import model_card
+from tasks.hub.model_card import card_pictures, model_card
 
 #: What an earlier model may have left in the repository and ``from_pretrained`` would pick up beside the new one.
 #: Any other file that a person put there stays.
@@ -48,7 +48,7 @@ def push_to_hub(
     run_id: str,
     progress: Progress = quiet,
 ) -> HubRef:
-    """Publish a model: its files and ``README.md`` in one commit, tagged by :func:`version_tag`.
+    """Publish a model: its files, ``README.md`` and its pictures in one commit, tagged by :func:`version_tag`.
 
     A model that is at its tag already is not uploaded again; the record's ``skipped`` says so, beside the commit.
     A run that stopped between commit and tag is completed by the next.
@@ -112,7 +112,7 @@ def push_to_hub(
             language=_language(api, dataset),
         )
         progress(0.2, f"uploading to {repo_id}")
-        with _staged(folder, card) as staged:
+        with _staged(folder, card, card_pictures(model, scores, store)) as staged:
             pushed = api.upload_folder(
                 repo_id=repo_id,
                 folder_path=staged,
@@ -221,8 +221,8 @@ def _check_same_model(api: Any, repo_id: str, tag: str, folder: Path) -> None:
 
 
 @contextmanager
-def _staged(folder: Path, card: str) -> Iterator[Path]:
-    """Give a folder with the model's files, linked and not copied, and the card."""
+def _staged(folder: Path, card: str, pictures: Mapping[str, bytes]) -> Iterator[Path]:
+    """Give a folder with the model's files, linked and not copied, the card and its pictures."""
     with tempfile.TemporaryDirectory(prefix="askline-push-") as name:
         staged = Path(name)
         for path in (each for each in folder.rglob("*") if each.is_file()):
@@ -232,6 +232,8 @@ def _staged(folder: Path, card: str) -> Iterator[Path]:
         readme = staged / "README.md"
         readme.unlink(missing_ok=True)
         readme.write_text(card, encoding="utf-8")
+        for name, content in pictures.items():
+            (staged / name).write_bytes(content)
         yield staged
 
 

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from askline.config import HubConfig
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores
 from askline.store import ArtifactStore
+from tasks.reporting import curves, tables
 from tasks.reporting.markdown import predictions, table
 from tasks.reporting.words import percent
 
@@ -54,6 +55,7 @@ def model_card(
     from huggingface_hub import ModelCard
 
     about = json.loads((store.path("model", model.sha256) / "askline.json").read_text(encoding="utf-8"))
+    shown = {picture.name: f"![{picture.title}]({picture.name}.png)" for picture in _pictures(model, scores, store)}
     held_out = [row for row in predictions(scores, store) if row["split"] != "train"]
     right = _distinct(row for row in held_out if row["exact_match"])
     wrong = _distinct(row for row in held_out if not row["exact_match"])
@@ -67,6 +69,7 @@ def model_card(
         _data(dataset),
         "## Scores",
         _scores(scores),
+        *([shown["coverage"]] if "coverage" in shown else []),
         "## Examples",
         _examples(right, wrong),
         "## Intended use",
@@ -76,10 +79,24 @@ def model_card(
         "## Limits",
         _limits(model, scores, dataset),
         "## Training",
+        *([shown["training"]] if "training" in shown else []),
         _training(model, about),
     ]
     data = _metadata(config, model, scores, dataset, repo_id=repo_id, language=language)
     return str(ModelCard(f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(parts) + "\n")).rstrip("\n") + "\n"
+
+
+def card_pictures(model: ModelRef, scores: Scores, store: ArtifactStore) -> dict[str, bytes]:
+    """Return the pictures that the card shows, as PNG files by their names: they stand beside ``README.md``.
+
+    The same records give the same bytes with the same matplotlib.
+    """
+    return {f"{picture.name}.png": picture.png() for picture in _pictures(model, scores, store)}
+
+
+def _pictures(model: ModelRef, scores: Scores, store: ArtifactStore) -> list[curves.Picture]:
+    drawn = (curves.training(curves.read_training_log(model, store)), tables.confidence(scores, store).picture)
+    return [picture for picture in drawn if picture is not None]
 
 
 def _metadata(

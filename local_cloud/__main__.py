@@ -51,6 +51,13 @@ def parser() -> argparse.ArgumentParser:
         "again; 0 never does (default: as last time, at first 10)",
     )
     up.add_argument(
+        "--minute-seconds",
+        type=_seconds,
+        metavar="N",
+        help="how long a minute takes for what SageMaker does by the minute: scaling, alarms, baking of an update "
+        "(default: as last time, at first 60)",
+    )
+    up.add_argument(
         "--enforce-iam",
         action=argparse.BooleanOptionalAction,
         help="let callers other than root do only what their IAM policies allow (default: as last time, at first not)",
@@ -99,6 +106,16 @@ def _minutes(text: str) -> float:
     return minutes
 
 
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds < 1e6:  # "nan" neither
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = parser().parse_args(argv)
@@ -143,6 +160,7 @@ def _up(options: argparse.Namespace) -> int:
         without=options.without,
         ports=dict(options.port),
         idle_minutes=options.idle_minutes,
+        minute_seconds=options.minute_seconds,
         enforce_iam=options.enforce_iam,
         say=control.silent if options.quiet else _say,
     )

@@ -43,6 +43,7 @@ def up(
     without: Collection[str] = (),
     ports: Mapping[str, int] | None = None,
     idle_minutes: float | None = None,
+    minute_seconds: float | None = None,
     enforce_iam: bool | None = None,
     say: Say = silent,
 ) -> Target:
@@ -61,6 +62,9 @@ def up(
     idle_minutes
         Minutes without a call after which a serverless container is stopped, 0 for never; None for what this cloud
         was started with before, at first 10.
+    minute_seconds
+        How long a minute takes for what SageMaker does by the minute (metrics, alarms, scaling, baking of an update);
+        None for what this cloud was started with before, at first 60.
     enforce_iam
         Whether callers other than root may do only what their policies allow; None for what this cloud was started
         with before, at first not.
@@ -88,11 +92,11 @@ def up(
     with one_at_a_time(folder, say):
         status = _running(folder, say)
         if status is not None:
-            return _join(folder, status, wanted, forced, idle_minutes, enforce_iam, say)
+            return _join(folder, status, wanted, forced, idle_minutes, minute_seconds, enforce_iam, say)
         avoid: set[int] = set()
         for _ in range(3):
             processes.end_all_marked(folder.root, grace=2)
-            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, enforce_iam, say)
+            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, minute_seconds, enforce_iam, say)
             supervisor = _launch(folder)
             try:
                 return _wait(folder, plan, supervisor, say)
@@ -198,6 +202,7 @@ def _plan(
     forced: Mapping[str, int],
     avoid: frozenset[int],
     idle_minutes: float | None,
+    minute_seconds: float | None,
     enforce_iam: bool | None,
     say: Say,
 ) -> Plan:
@@ -213,8 +218,15 @@ def _plan(
     for remark in choice.remarks:
         say(remark)
     idle = old.idle_minutes if idle_minutes is None else idle_minutes
+    minute = old.minute_seconds if minute_seconds is None else minute_seconds
     iam = old.enforce_iam if enforce_iam is None else enforce_iam
-    plan = Plan(parts=tuple(wanted), ports=remembered | choice.ports, idle_minutes=idle, enforce_iam=iam)
+    plan = Plan(
+        parts=tuple(wanted),
+        ports=remembered | choice.ports,
+        idle_minutes=idle,
+        minute_seconds=minute,
+        enforce_iam=iam,
+    )
     folder.write_plan(plan)
     return plan
 
@@ -241,6 +253,7 @@ def _join(
     wanted: list[str],
     forced: Mapping[str, int],
     idle_minutes: float | None,
+    minute_seconds: float | None,
     enforce_iam: bool | None,
     say: Say,
 ) -> Target:
@@ -257,6 +270,11 @@ def _join(
     if idle_minutes is not None and idle_minutes != plan.idle_minutes and "sagemaker" in status.parts:
         raise LocalCloudError(
             f"the embedded cloud runs already with --idle-minutes {plan.idle_minutes:g}, not {idle_minutes:g}; "
+            "run: python -m local_cloud down, then up again with the option"
+        )
+    if minute_seconds is not None and minute_seconds != plan.minute_seconds and "sagemaker" in status.parts:
+        raise LocalCloudError(
+            f"the embedded cloud runs already with --minute-seconds {plan.minute_seconds:g}, not {minute_seconds:g}; "
             "run: python -m local_cloud down, then up again with the option"
         )
     if enforce_iam is not None and enforce_iam != plan.enforce_iam:
@@ -280,6 +298,7 @@ def _join(
             parts=tuple(names),
             ports=plan.ports | kept | choice.ports,
             idle_minutes=idle,
+            minute_seconds=plan.minute_seconds if minute_seconds is None else minute_seconds,
             enforce_iam=plan.enforce_iam,
         )
         folder.write_plan(plan)

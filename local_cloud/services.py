@@ -99,7 +99,13 @@ def target(ports: Mapping[str, int]) -> Target:
 
 
 def command(
-    name: str, ports: Mapping[str, int], state: Path, *, idle_minutes: float, enforce_iam: bool = False
+    name: str,
+    ports: Mapping[str, int],
+    state: Path,
+    *,
+    idle_minutes: float,
+    minute_seconds: float = 60.0,
+    enforce_iam: bool = False,
 ) -> Sequence[str]:
     """Return the command line of a part. ``state`` is its own folder, the rest the plan's."""
     port = str(ports[name])
@@ -115,6 +121,7 @@ def command(
             return (
                 *(*python, "local_cloud.sagemaker", "--port", port, "--state", str(state)),
                 *("--s3", aws, "--iam", aws, "--idle-seconds", f"{idle_minutes * 60:g}"),
+                *("--minute-seconds", f"{minute_seconds:g}"),
                 *(("--authorize", f"{aws}/_askline/authorize") if enforce_iam else ()),
             )
         case _:

@@ -36,6 +36,8 @@ class Plan(BaseModel):
     ports: dict[str, int] = Field(default_factory=dict)
     idle_minutes: float = Field(DEFAULT_IDLE_MINUTES, ge=0, allow_inf_nan=False)
     """Minutes without a call after which a serverless container is stopped; 0 means never."""
+    minute_seconds: float = Field(60.0, gt=0, allow_inf_nan=False)
+    """How long a minute of SageMaker's metrics, alarms, cool-downs and baking takes."""
     enforce_iam: bool = False
     """Whether callers other than root may do only what their policies allow."""
 

@@ -171,7 +171,12 @@ class Supervisor:
         ports = {other: self.plan.ports[other] for other in self.children}
         child.process = processes.start(
             services.command(
-                name, ports, state, idle_minutes=self.plan.idle_minutes, enforce_iam=self.plan.enforce_iam
+                name,
+                ports,
+                state,
+                idle_minutes=self.plan.idle_minutes,
+                minute_seconds=self.plan.minute_seconds,
+                enforce_iam=self.plan.enforce_iam,
             ),
             env=services.environment(name, ports, self.folder.root, enforce_iam=self.plan.enforce_iam),
             cwd=services.working_folder(name, state),

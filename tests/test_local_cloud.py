@@ -25,7 +25,7 @@ from askline.clients import aws_client
 from askline.errors import LocalCloudError
 from askline.records import Target
 from local_cloud import ports, processes, services
-from local_cloud.__main__ import main
+from local_cloud.__main__ import main, parser
 from local_cloud.services import PARTS
 from local_cloud.state import CloudFolder, Plan, last_lines
 from local_cloud.supervisor import MAX_RESTARTS, Child, Supervisor
@@ -196,6 +196,27 @@ def test_nothing_secret_reaches_a_part(name: str, tmp_path: Path, monkeypatch: p
 def test_idle_minutes_reach_sagemaker_as_seconds(tmp_path: Path, minutes: float, seconds: str) -> None:
     command = services.command("sagemaker", {"ministack": 1, "sagemaker": 2}, tmp_path, idle_minutes=minutes)
     assert command[list(command).index("--idle-seconds") + 1] == seconds
+
+
+def test_the_length_of_a_minute_reaches_sagemaker(tmp_path: Path) -> None:
+    command = services.command(
+        "sagemaker", {"ministack": 1, "sagemaker": 2}, tmp_path, idle_minutes=1, minute_seconds=0.5
+    )
+    assert command[list(command).index("--minute-seconds") + 1] == "0.5"
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_minute_that_is_no_time_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parser().parse_args(["up", "--minute-seconds", seconds])
+    assert "not a number of seconds above 0" in capsys.readouterr().err
+
+
+def test_the_services_that_a_deployment_asks_are_named() -> None:
+    target = services.target({"ministack": 1, "sagemaker": 2})
+    for service, port in {"application-autoscaling": 2, "service-quotas": 2, "cloudwatch": 1, "sns": 1}.items():
+        assert target.endpoints[service] == f"http://127.0.0.1:{port}"
+        assert aws_client(target, service).meta.endpoint_url == f"http://127.0.0.1:{port}"
 
 
 def test_the_target_never_leads_to_the_real_hub() -> None:

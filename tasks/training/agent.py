@@ -18,9 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
 
-    options = parse_args(sys.argv[1:] if argv is None else argv)
+    options = parse_args(sys.argv[1:] if argv is None else argv)  # type: ignore[no-untyped-call]
     try:
-        run(options)
+        run(options)  # type: ignore[no-untyped-call]
     except ChildFailedError as error:
         for rank, failure in error.failures.items():
             if failure.exitcode < 0:

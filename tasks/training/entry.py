@@ -15,7 +15,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from askline.errors import AsklineError
+from askline.errors import AsklineError, TrainingStoppedError
 from tasks.training.events import ProcessEvent, tell
 from tasks.training.job import TrainingJob, run_job
 
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - told to whoever started the processes, who raises it there
         traceback.print_exc()
         message = str(error) if isinstance(error, AsklineError) else f"{type(error).__name__}: {error}"
-        tell(ProcessEvent(error=message, expected=isinstance(error, AsklineError), rank=rank))
+        expected, stopped = isinstance(error, AsklineError), isinstance(error, TrainingStoppedError)
+        tell(ProcessEvent(error=message, expected=expected, stopped=stopped, rank=rank))
         _write_failure(f"process {rank}: {message}")
         sys.exit(1)
     if rank == 0:

@@ -11,7 +11,7 @@ from collections import deque
 
 from pydantic import Field, ValidationError
 
-from askline.errors import TrainingError
+from askline.errors import TrainingError, TrainingStoppedError
 from askline.progress import Progress
 from askline.records import Record
 from tasks.training.job import JobResult
@@ -32,6 +32,8 @@ class ProcessEvent(Record):
     error: str | None = None
     expected: bool = False
     """Whether the error is one of askline's own, whose message is written for a person."""
+    stopped: bool = False
+    """Whether it was asked to stop and left a checkpoint."""
     killed: bool = False
     """Whether the process was ended by a signal, and so said nothing itself."""
     attempt: int = Field(default_factory=lambda: int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")))
@@ -90,4 +92,6 @@ class Listener:
             key=lambda event: (not event.expected, not event.killed, event.at),
         )
         message = cause.error or otherwise
+        if cause.stopped:
+            return TrainingStoppedError(message)
         return TrainingError(message if cause.expected else f"training process {cause.rank} failed: {message}")

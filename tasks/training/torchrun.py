@@ -95,6 +95,8 @@ def _running(command: list[str]) -> Iterator[subprocess.Popen[str]]:
     """Run torchrun for the length of the block, and end it with all its processes where the block is left early."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), environment.get("PYTHONPATH")]))
+    # The shared store keeps the addresses of processes that have failed; those started again would call these.
+    environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     if sys.platform == "linux" and "--nnodes 1 " in " ".join(command):
         environment.setdefault("GLOO_SOCKET_IFNAME", "lo")  # nothing of the training need leave this machine
     agent = subprocess.Popen(

@@ -6,8 +6,8 @@ MiniStack's own code and in its own files, each under a temporary name that is t
 
 Where permissions are enforced (``AUTH=true``) it also decides for the embedded SageMaker, which asks it at
 ``/_askline/authorize`` whether a signed request may do what it wants: signature, user or role and policies are
-MiniStack's affair. Two things that MiniStack's evaluator leaves out are added: the path of
-``ssm:GetParametersByPath``, and the context of a simulation.
+MiniStack's affair. What MiniStack's evaluator leaves out is added: the resources of ``ssm:GetParametersByPath`` and
+``iam:SimulatePrincipalPolicy``, and the context of a simulation.
 
 Started as a script (``python -P ministack_server.py``): MiniStack hands its import path to the Lambda functions, which
 must not find this project there.
@@ -170,7 +170,9 @@ _simulated: contextvars.ContextVar[dict[str, Any]] = contextvars.ContextVar("ask
 
 
 def complete_the_evaluator() -> None:
-    """Have MiniStack judge two things as AWS does, which it passes over."""
+    """Have MiniStack judge as AWS does what it passes over."""
+    from urllib.parse import parse_qs
+
     from ministack.core import iam_actions, iam_evaluator
     from ministack.services import iam
 
@@ -182,6 +184,8 @@ def complete_the_evaluator() -> None:
         if service == "ssm" and headers.get("x-amz-target", "").endswith(".GetParametersByPath"):
             body = json.dumps({"Name": json.loads(body or b"{}").get("Path", "/")}).encode()
             headers = {**headers, "x-amz-target": "AmazonSSM.GetParameter"}
+        if service == "iam" and (source := parse_qs(body.decode("latin-1")).get("PolicySourceArn")):
+            return source[0]
         return resource_of(service, method, path, headers, body, *others)
 
     def evaluate_with_context(context: Any, policies: Any, *limits: Any) -> Any:

@@ -149,7 +149,6 @@ def api_statements(scope: Scope) -> Iterator[Statement]:
             "logs:DeleteLogGroup",
             "logs:DeleteMetricFilter",
             "logs:DeleteRetentionPolicy",
-            "logs:DescribeIndexPolicies",
             "logs:DescribeMetricFilters",
             "logs:GetDataProtectionPolicy",
             "logs:ListTagsForResource",
@@ -163,8 +162,9 @@ def api_statements(scope: Scope) -> Iterator[Statement]:
     yield Statement(
         sid="ApiLogsLook",
         step="look for the log groups",
-        actions=("logs:DescribeLogGroups",),
-        resources=(scope.arn("logs", "log-group:*"),),
+        actions=("logs:DescribeIndexPolicies", "logs:DescribeLogGroups"),
+        resources=("*",),
+        why_any="log groups are looked for among all",
     )
     if api.logs.access_log != "off":
         yield Statement(
@@ -182,7 +182,7 @@ def api_statements(scope: Scope) -> Iterator[Statement]:
             resources=("*",),
             why_any="log deliveries have no resources",
         )
-    if scope.config.api.auth in ("auto", "iam"):
+    if api.auth == "iam" or (api.auth == "auto" and scope.config.target == "aws"):
         yield Statement(
             sid="ApiAsk",
             step="ask the deployed API, which takes signed requests only",
@@ -227,10 +227,16 @@ def _when_switched_on(scope: Scope, made: str) -> Iterator[Statement]:
                     "sns:SetTopicAttributes",
                     "sns:Subscribe",
                     "sns:TagResource",
-                    "sns:Unsubscribe",
                     "sns:UntagResource",
                 ),
                 resources=(scope.arn("sns", f"{made}*"),),
+            )
+            yield Statement(
+                sid="ApiTopicLeave",
+                step="end the subscription of the address",
+                actions=("sns:Unsubscribe",),
+                resources=("*",),
+                why_any="a subscription is no resource of IAM's",
             )
     if api.keep_warm_minutes:
         yield Statement(

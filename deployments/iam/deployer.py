@@ -38,14 +38,12 @@ def _deploy(scope: Scope) -> Iterator[Statement]:
     yield Statement(
         sid="UploadBucket",
         step="make the bucket, private, encrypted and tagged; not needed where it is there",
-        actions=("s3:CreateBucket", "s3:PutBucketPublicAccessBlock", "s3:PutBucketTagging"),
-        resources=(bucket,),
-        without_it="a bucket that is missing is not made; one that is there is used",
-    )
-    yield Statement(
-        sid="UploadEncryption",
-        step="make the bucket encrypted; not needed where it is there",
-        actions=("s3:PutEncryptionConfiguration",),
+        actions=(
+            "s3:CreateBucket",
+            "s3:PutBucketPublicAccessBlock",
+            "s3:PutBucketTagging",
+            "s3:PutEncryptionConfiguration",
+        ),
         resources=(bucket,),
         without_it="a bucket that is missing is not made; one that is there is used",
     )

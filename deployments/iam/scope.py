@@ -57,9 +57,9 @@ class Policy(Record):
         """Return it as IAM takes it."""
         return {"Version": VERSION, "Statement": [statement.document() for statement in self.statements]}
 
-    def without(self, sid: str) -> "Policy":
-        """Return the policy without one of its statements."""
-        return self.model_copy(update={"statements": tuple(item for item in self.statements if item.sid != sid)})
+    def without(self, *sids: str) -> "Policy":
+        """Return the policy without some of its statements."""
+        return self.model_copy(update={"statements": tuple(item for item in self.statements if item.sid not in sids)})
 
 
 class Scope(Record):

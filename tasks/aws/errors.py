@@ -26,6 +26,8 @@ RETRYABLE = frozenset(
     }
 )
 _ADVICE = {
+    # A HEAD request is refused without a word.
+    "403": "grant s3:GetObject on the object, and s3:ListBucket on its bucket, to the credentials in use",
     "AccessDenied": "grant this action to the credentials in use",
     "AccessDeniedException": "grant this action to the credentials in use",
     "ExpiredToken": "sign in again: the credentials have expired",

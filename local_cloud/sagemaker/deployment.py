@@ -18,6 +18,8 @@ from local_cloud.sagemaker.worker import Worker
 
 log = logging.getLogger("local_cloud.sagemaker")
 
+_LONGEST_ASYNC_SECONDS = 3600.0  # the service model's limit of InvocationTimeoutSeconds
+
 
 class NoCapacityError(Exception):
     """The endpoint has no instance at the moment."""
@@ -126,11 +128,12 @@ class Deployment:
             self._workers += fresh
         else:
             going, self._workers = self._workers[count:], self._workers[:count]
-            await asyncio.gather(*[worker.remove(self._drain_seconds) for worker in going])
+            await asyncio.gather(*[worker.remove(self.drain_seconds) for worker in going])
 
     @property
-    def _drain_seconds(self) -> float:
-        return self._settings.invocation_seconds if not self.asynchronous else 3600.0
+    def drain_seconds(self) -> float:
+        """How long a call can take at most, in seconds."""
+        return self._settings.invocation_seconds if not self.asynchronous else _LONGEST_ASYNC_SECONDS
 
     @asynccontextmanager
     async def call(self) -> AsyncIterator[None]:

@@ -246,7 +246,7 @@ class Endpoints:
         if previous:
             blue_green = candidate.facts.get("DeploymentConfig", {}).get("BlueGreenUpdatePolicy", {})
             await asyncio.sleep(self._settings.waiting(blue_green.get("TerminationWaitInSeconds", 0)))
-            await previous.remove(drain_seconds=self._settings.invocation_seconds)
+            await previous.remove(previous.drain_seconds)
 
     async def _undo_deployment(self, name: str, candidate: Deployment, reason: str) -> None:
         previous = self._active.get(name)
@@ -254,7 +254,7 @@ class Endpoints:
         if previous:
             rolling_back = {"EndpointStatus": "RollingBack", "FailureReason": reason[:_MAX_FAILURE_REASON]}
             self._state.put("endpoint", {**self._existing(name), **rolling_back})
-        await candidate.remove(drain_seconds=self._settings.invocation_seconds)
+        await candidate.remove(candidate.drain_seconds)
         record = {**self._existing(name), "LastModifiedTime": time.time()}
         record.pop("Pending")
         record |= {"EndpointStatus": "InService" if previous else "Failed"}

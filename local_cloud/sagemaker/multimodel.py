@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from typing import Any
 
 from local_cloud.sagemaker.archive import ArchiveError, fetch_and_unpack, parse_s3_url, remove_tree
@@ -11,6 +12,8 @@ from local_cloud.sagemaker.instances import instance_type
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record
 from local_cloud.sagemaker.worker import Worker
+
+log = logging.getLogger("local_cloud.sagemaker")
 
 
 class MultiModelDeployment(Deployment):
@@ -24,6 +27,7 @@ class MultiModelDeployment(Deployment):
         self._count = super().instances
         self._loaded: dict[str, Worker] = {}
         self._loading = asyncio.Lock()
+        self._tidying: asyncio.Task[None] | None = None
 
     async def prepare(self) -> None:
         """Do nothing: which models there are is known when they are called."""
@@ -32,7 +36,9 @@ class MultiModelDeployment(Deployment):
         """Do nothing: the first call of a model starts it."""
 
     def heal(self) -> None:
-        """Do nothing: the next call of a model starts it again."""
+        """Make room where the models together use more than there is; the next call of a dead one starts it again."""
+        if self._tidying is None or self._tidying.done():
+            self._tidying = asyncio.create_task(self._make_room())
 
     async def worker(self, target_model: str | None = None) -> Worker:
         """Return the process of a model, loading the model where it is not.
@@ -46,12 +52,10 @@ class MultiModelDeployment(Deployment):
             raise runtime_validation_error(
                 f"Endpoint {self._endpoint} is a multi-model endpoint: the call must name a TargetModel."
             )
+        if worker := self._loaded.get(target_model):
+            return worker
         async with self._loading:
-            worker = self._loaded.get(target_model)
-            if worker is None:
-                worker = await self._load(target_model)
-            await self._make_room(worker)
-        return worker
+            return self._loaded.get(target_model) or await self._load(target_model)
 
     async def _load(self, target_model: str) -> Worker:
         url = self.facts["Container"]["ModelDataUrl"].rstrip("/") + "/" + target_model.lstrip("/")
@@ -74,14 +78,18 @@ class MultiModelDeployment(Deployment):
         self._loaded[target_model] = worker
         return worker
 
-    async def _make_room(self, wanted: Worker) -> None:
+    async def _make_room(self) -> None:
         """Unload models, the longest unused first, until what is left is within the instance's memory."""
         most = instance_type(self.facts["Variant"]["InstanceType"]).memory_mb
-        idle = [name for name, each in self._loaded.items() if each is not wanted and not each.in_flight]
-        for name in sorted(idle, key=lambda name: self._loaded[name].last_used):
-            if most is None or sum(each.resident_mb() for each in self._loaded.values()) <= most:
-                return
-            await self._unload(name)
+        async with self._loading:
+            idle = [name for name, each in self._loaded.items() if not each.in_flight]
+            for name in sorted(idle, key=lambda name: self._loaded[name].last_used):
+                used = sum(each.resident_mb() for each in self._loaded.values())
+                if most is None or used <= most:
+                    return
+                if not self._loaded[name].in_flight:  # still
+                    log.info("%s: %s makes room: %.0f of %d MB are used", self._endpoint, name, used, most)
+                    await self._unload(name)
 
     async def _unload(self, name: str) -> None:
         await self._loaded.pop(name).remove()
@@ -98,10 +106,14 @@ class MultiModelDeployment(Deployment):
 
     async def stop(self) -> None:
         """Stop the processes of all models."""
+        if self._tidying:
+            self._tidying.cancel()
         await asyncio.gather(*[worker.stop() for worker in self._loaded.values()])
 
     async def remove(self, drain_seconds: float = 0.0) -> None:
         """Let calls in flight end, stop all and delete the files."""
+        if self._tidying:
+            self._tidying.cancel()
         try:
             await asyncio.gather(*[worker.remove(drain_seconds) for worker in self._loaded.values()])
         finally:

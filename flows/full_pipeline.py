@@ -55,7 +55,7 @@ def full_pipeline(
     mlkey = config.deploy.mlkey
     gate = found.keep(run_step(steps.check_gate, config.evaluation, model, scores, dataset, mlkey, run))
     if gate.passed and config.evaluation.approval and not plan_only:
-        gate = found.keep(ask_a_person(config.evaluation, gate, run))
+        gate = found.keep(ask_a_person(config.evaluation, gate, scores, run))
     if not gate.passed:
         return Completed(name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted"))
     if not plan_only:

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from askline.config import EvaluationConfig, PipelineConfig
 from askline.console import say, step
-from askline.records import Approval, Gate, Run
+from askline.records import Approval, Gate, Run, Scores
 from tasks.connect import connect, prepare_environment
 from tasks.gate import answered
 from tasks.reporting import markdown
@@ -71,7 +71,7 @@ def run_name() -> str:
     return f"{source} → {config.deploy.mlkey} ({config.target}) {uuid.uuid4().hex[:4]}"
 
 
-def ask_a_person(config: EvaluationConfig, gate: Gate, run: Run) -> Gate:
+def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run) -> Gate:
     """Wait for a person's yes or no, and return the gate with it.
 
     The model that is deployed already needs no new yes. An answer is kept beside the run's report, so that a retry of
@@ -90,7 +90,7 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, run: Run) -> Gate:
     with step("approval") as line:
         if run.target.prefect_ui:
             say(f"  … waiting for a yes or no: {run.target.prefect_ui}/runs/flow-run/{run.run_id} (Resume)")
-        approval = _wait(gate, timedelta(hours=config.approval_hours))
+        approval = _wait(f"{markdown.gate(gate)}\n\n{markdown.scores(scores)}", timedelta(hours=config.approval_hours))
         line.done(
             ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
         )
@@ -101,7 +101,7 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, run: Run) -> Gate:
     return answered(gate, approval)
 
 
-def _wait(gate: Gate, patience: timedelta) -> Approval:
+def _wait(shown: str, patience: timedelta) -> Approval:
     from prefect.exceptions import FlowPauseTimeout
     from prefect.flow_runs import pause_flow_run
     from prefect.input import RunInput
@@ -113,7 +113,7 @@ def _wait(gate: Gate, patience: timedelta) -> Approval:
         approve: Literal["yes", "no"] = Field(description="Publish and deploy this model?")
         note: str = Field("", description="Why; it is kept in the report.")
 
-    form: Any = Publish.with_initial_data(description=markdown.gate(gate))
+    form: Any = Publish.with_initial_data(description=shown)
     seconds = max(1, round(patience.total_seconds()))
     started = time.monotonic()
     try:

@@ -90,7 +90,8 @@ def scores(record: Scores) -> str:
 
 def gate(record: Gate) -> str:
     """Return the gate's decision, and champion and challenger side by side."""
-    parts = ["## Promoted" if record.passed else "## Not promoted", *[f"- {reason}" for reason in record.reasons]]
+    title = "## Good enough to publish" if record.passed else "## Not promoted"
+    parts = [title, *[f"- {reason}" for reason in record.reasons]]
     found = record.comparison
     if record.approval is not None:
         said = "approved" if record.approval.approved else "not approved"

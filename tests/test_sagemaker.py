@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -309,8 +310,8 @@ def test_requests_are_held_against_the_service_model(sagemaker: SageMaker, endpo
         )
     with refused("SerializationException", "modelName", "must be a string"):
         lenient.describe_model(ModelName=7)
-    with refused("UnknownOperationException", "CreateTrainingJob", "CreateEndpoint"):
-        lenient.create_training_job()
+    with refused("UnknownOperationException", "CreateNotebookInstance", "CreateEndpoint"):
+        lenient.create_notebook_instance()
 
 
 def test_requests_that_no_client_makes(sagemaker: SageMaker) -> None:
@@ -588,6 +589,8 @@ def test_lists_are_filtered_sorted_and_paged(own: Callable[..., SageMaker], aws:
     created = sagemaker.api.describe_model(ModelName="m2")["CreationTime"]
     later = sagemaker.api.list_models(CreationTimeAfter=created, SortOrder="Ascending")["Models"]
     assert {"m4"} <= {model["ModelName"] for model in later} <= {"m2", "m3", "m4"}
+    earlier = sagemaker.api.list_models(CreationTimeBefore=created)["Models"]
+    assert {"m0"} <= {model["ModelName"] for model in earlier} <= {"m0", "m1", "m2"}
     with refused("ValidationException", "NextToken"):
         sagemaker.api.list_models(NextToken="nonsense")
 
@@ -597,6 +600,20 @@ def test_lists_are_filtered_sorted_and_paged(own: Callable[..., SageMaker], aws:
     assert sagemaker.api.list_endpoints(StatusEquals="Failed")["Endpoints"] == []
     [listed] = sagemaker.api.list_endpoints(StatusEquals="InService", SortBy="Status")["Endpoints"]
     assert listed["EndpointName"] == "e"
+    modified = sagemaker.api.describe_endpoint(EndpointName="e")["LastModifiedTime"]
+    for edge, names_of_it in (("LastModifiedTimeAfter", []), ("LastModifiedTimeBefore", ["e"])):
+        found = sagemaker.api.list_endpoints(**{edge: modified + timedelta(seconds=1)})["Endpoints"]
+        assert [each["EndpointName"] for each in found] == names_of_it
+    # The page's mark is a place in the order: what comes and goes meanwhile shifts nothing.
+    for name in ("c0", "d"):
+        sagemaker.config(name, "m0")
+    first = sagemaker.api.list_endpoint_configs(SortBy="Name", SortOrder="Ascending", MaxResults=1)
+    sagemaker.api.delete_endpoint_config(EndpointConfigName="c")
+    rest = sagemaker.api.list_endpoint_configs(SortBy="Name", SortOrder="Ascending", NextToken=first["NextToken"])
+    assert [each["EndpointConfigName"] for each in rest["EndpointConfigs"]] == ["c0", "d"]
+    for name in ("c0", "d"):
+        sagemaker.api.delete_endpoint_config(EndpointConfigName=name)
+    sagemaker.config("c", "m0")
     assert [config["EndpointConfigName"] for config in sagemaker.api.list_endpoint_configs()["EndpointConfigs"]] == [
         "c"
     ]
@@ -741,31 +758,3 @@ def test_the_aws_command_line(sagemaker: SageMaker, endpoint: str, tmp_path: Pat
     said = run("sagemaker-runtime", "invoke-endpoint", *arguments, str(output))
     assert said["InvokedProductionVariant"] == "AllTraffic"
     assert json.loads(output.read_text())["got"] == {"q": "who?"}
-
-
-SDK = """
-import json, sys
-from sagemaker.core.resources import Endpoint
-endpoint = Endpoint.get(endpoint_name=sys.argv[1])
-assert endpoint.endpoint_status == "InService", endpoint
-answer = endpoint.invoke(body=json.dumps({"q": 1}), content_type="application/json")
-print(json.dumps(json.loads(answer.body.read())["got"]))
-"""
-
-
-def test_the_sdk_reads_and_calls_an_endpoint(sagemaker: SageMaker, endpoint: str, tmp_path: Path) -> None:
-    environment = {
-        **os.environ,
-        "AWS_ENDPOINT_URL_SAGEMAKER": sagemaker.url,
-        "AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME": sagemaker.url,
-        "HOME": str(tmp_path),
-    }
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", SDK, endpoint],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == {"q": 1}

@@ -2,6 +2,9 @@
 
 import base64
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from sagemaker_support import BUCKET, Aws, SageMaker, client, echo, eventually, refused
+from sagemaker_support import BUCKET, IMAGE, Aws, SageMaker, client, echo, eventually, refused
 
 from local_cloud.sagemaker.metrics import Metrics
 from local_cloud.sagemaker.scaler import adjusted
@@ -18,6 +21,11 @@ pytestmark = pytest.mark.slow
 
 INSTANCES = "sagemaker:variant:DesiredInstanceCount"
 PROVISIONED = "sagemaker:variant:DesiredProvisionedConcurrency"
+OPTION = {
+    "ServiceNamespace": "service-namespace",
+    "ResourceId": "resource-id",
+    "ScalableDimension": "scalable-dimension",
+}
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +205,99 @@ def test_the_queue_survives_kill_9(aws: Aws, url: str, tmp_path: Path) -> None:
         eventually(lambda: not list((own.state / "async-call").glob("*.json")))
     finally:
         own.stop()
+
+
+SDK = """
+import json, sys
+from sagemaker.core.resources import Endpoint, EndpointConfig, Model
+from sagemaker.core.shapes import (
+    AsyncInferenceConfig, AsyncInferenceOutputConfig, ContainerDefinition, DataCaptureConfig, CaptureOption,
+    ProductionVariant,
+)
+role, image, url, bucket, source = sys.argv[1:]
+model = Model.create(
+    model_name="sdk",
+    primary_container=ContainerDefinition(image=image, model_data_url=url),
+    execution_role_arn=role,
+)
+variant = ProductionVariant(
+    variant_name="AllTraffic", model_name="sdk", instance_type="ml.m5.large", initial_instance_count=1
+)
+output = AsyncInferenceOutputConfig(s3_output_path=f"s3://{bucket}/sdk", s3_failure_path=f"s3://{bucket}/sdk-failed")
+capture = DataCaptureConfig(
+    initial_sampling_percentage=100, destination_s3_uri=f"s3://{bucket}/sdk-captured",
+    capture_options=[CaptureOption(capture_mode="Input")],
+)
+for name, more in (
+    ("sdk-later", {"async_inference_config": AsyncInferenceConfig(output_config=output)}),
+    ("sdk-now", {"data_capture_config": capture}),
+):
+    EndpointConfig.create(endpoint_config_name=name, production_variants=[variant], **more)
+    Endpoint.create(endpoint_name=name, endpoint_config_name=name)
+for name in ("sdk-later", "sdk-now"):
+    endpoint = Endpoint.get(endpoint_name=name)
+    endpoint.wait_for_status("InService", poll=1, timeout=60)
+    assert endpoint.production_variants[0].current_instance_count == 1, endpoint
+later, now = Endpoint.get(endpoint_name="sdk-later"), Endpoint.get(endpoint_name="sdk-now")
+assert now.data_capture_config.capture_status == "Started", now
+assert later.async_inference_config.output_config.s3_output_path.endswith("/sdk"), later
+answer = now.invoke(body=json.dumps({"q": 1}), content_type="application/json")
+assert json.loads(answer.body.read())["got"] == {"q": 1}
+place = later.invoke_async(input_location=source, content_type="application/json")
+assert EndpointConfig.get(endpoint_config_name="sdk-later").production_variants[0].model_name == "sdk"
+assert {"sdk-later", "sdk-now"} <= {each.endpoint_name for each in Endpoint.get_all(name_contains="sdk-")}
+assert Model.get(model_name="sdk").primary_container.model_data_url == url
+print(place.output_location)
+now.delete()
+for name in ("sdk-later", "sdk-now"):
+    EndpointConfig.get(endpoint_config_name=name).delete()
+model.delete()
+"""
+
+
+def test_the_sdks_resources_make_call_and_delete_endpoints(
+    sagemaker: SageMaker, aws: Aws, url: str, tmp_path: Path
+) -> None:
+    aws.s3.put_object(Bucket=BUCKET, Key="in/sdk.json", Body=b'{"q": "from the SDK"}')
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("SAGEMAKER", "SAGEMAKER_RUNTIME"):
+        environment[f"AWS_ENDPOINT_URL_{name}"] = sagemaker.url
+    arguments = [aws.role, IMAGE, url, BUCKET, f"s3://{BUCKET}/in/sdk.json"]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SDK, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(result(aws, done.stdout.splitlines()[-1]))["got"] == {"q": "from the SDK"}
+    assert "sdk-now" not in [each["EndpointName"] for each in sagemaker.api.list_endpoints()["Endpoints"]]
+
+
+def test_the_command_line_speaks_with_the_neighbours_too(sagemaker: SageMaker, endpoint: str) -> None:
+    program = Path(sys.executable).with_name("aws")
+    environment = {**os.environ, "AWS_ENDPOINT_URL": sagemaker.url}
+
+    def run(*arguments: str) -> Any:
+        done = subprocess.run([str(program), *arguments], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    quotas = run("service-quotas", "list-service-quotas", "--service-code", "sagemaker")["Quotas"]
+    assert "ml.m5.xlarge for endpoint usage" in [quota["QuotaName"] for quota in quotas]
+    target = [word for name, value in of(endpoint).items() for word in (f"--{OPTION[name]}", value)]
+    run("application-autoscaling", "register-scalable-target", *target, "--min-capacity", "1", "--max-capacity", "2")
+    found = run("application-autoscaling", "describe-scalable-targets", "--service-namespace", "sagemaker")
+    assert endpoint in found["ScalableTargets"][0]["ResourceId"]
+    subprocess.run(
+        [str(program), "application-autoscaling", "deregister-scalable-target", *target], env=environment, check=True
+    )
+    key = "in/command-line.json"
+    sagemaker.aws.s3.put_object(Bucket=BUCKET, Key=key, Body=b'{"q": "from the shell"}')
+    arguments = ["--endpoint-name", endpoint, "--content-type", "application/json"]
+    said = run("sagemaker-runtime", "invoke-endpoint-async", *arguments, "--input-location", f"s3://{BUCKET}/{key}")
+    assert json.loads(result(sagemaker.aws, said["OutputLocation"]))["got"] == {"q": "from the shell"}
 
 
 # -- scaling ---------------------------------------------------------------------------------------------------------

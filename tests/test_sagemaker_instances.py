@@ -160,6 +160,45 @@ def test_the_number_of_instances_changes_and_survives_kill_9(sagemaker: SageMake
     assert sagemaker.variant("sized")["CurrentInstanceCount"] == 1
 
 
+def test_no_call_fails_while_instances_and_versions_come_and_go(sagemaker: SageMaker, aws: Aws, url: str) -> None:
+    sagemaker.instances("moved", url)
+    sagemaker.settled("moved")
+    sagemaker.model("moved-2", aws.upload("echo/three.tar.gz", echo("three")))
+    sagemaker.config("moved-2", "moved-2", InstanceType="ml.m5.large", InitialInstanceCount=1)
+    over = False
+
+    def ask() -> list[str]:
+        said = []
+        while not over:
+            said.append(sagemaker.ask("moved", {"sleep": 0.02})["word"])
+        return said
+
+    def resize(count: int) -> None:
+        wanted = {"VariantName": "AllTraffic", "DesiredInstanceCount": count}
+        sagemaker.api.update_endpoint_weights_and_capacities(EndpointName="moved", DesiredWeightsAndCapacities=[wanted])
+        sagemaker.settled("moved")
+
+    with ThreadPoolExecutor(3) as pool:
+        askers = [pool.submit(ask) for _ in range(3)]
+        try:
+            resize(2)
+            resize(1)
+            linear = {"LinearStepSize": {"Type": "CAPACITY_PERCENT", "Value": 50}}
+            routing = {"Type": "LINEAR", "WaitIntervalInSeconds": 5, **linear}
+            sagemaker.api.update_endpoint(
+                EndpointName="moved",
+                EndpointConfigName="moved-2",
+                DeploymentConfig={"BlueGreenUpdatePolicy": {"TrafficRoutingConfiguration": routing}},
+            )
+            sagemaker.settled("moved")
+            time.sleep(0.3)
+        finally:
+            over = True
+        answers = [asker.result(30) for asker in askers]  # raises what a call raised
+    assert all(each[0] == "one" and each[-1] == "three" for each in answers)
+    assert sum(map(len, answers)) > 50
+
+
 def test_what_instances_have_is_checked(sagemaker: SageMaker, two: str) -> None:
     def config(**variant: Any) -> None:
         sagemaker.config("never", two, InstanceType="ml.m5d.xlarge", InitialInstanceCount=1, **variant)

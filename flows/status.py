@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tasks.lifecycle_status import Deployed, StatusReport
 
 PROGRAM = "python -m flows.status"
-HEADINGS = ("MLKEY", "STATUS", "VERSION", "PACKAGE", "EXACT", "MEMORY", "AT ONCE", "PROMOTED", "BY RUN", "ENDPOINT")
+HEADINGS = ("MLKEY", "STATUS", "VERSION", "PACKAGE", "EXACT", "RUNS ON", "AT ONCE", "PROMOTED", "BY RUN", "ENDPOINT")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -81,6 +81,11 @@ def render(report: "StatusReport") -> str:
     lines.append(f"Archives  {report.archives} in S3, {report.archive_bytes / 1e6:.1f} MB, at S3's price for storage")
     if any(found.idle_usd_a_month == 0 for found in report.deployed):
         lines.append("Idle      serverless endpoints cost nothing while nobody asks")
+    running = [found for found in report.deployed if found.idle_usd_a_month]
+    lines += [
+        f"Running   {found.mlkey} ({found.target}): {found.idle_usd_a_month:,.2f} $ a month as it runs now"
+        for found in running
+    ]
     lines.append(f"Orphans   {len(report.orphans) or 'none'}")
     lines += [
         f"  {orphan.resource}: {orphan.why}" + (" (recent: a deployment may be under way)" if orphan.recent else "")
@@ -97,12 +102,20 @@ def _row(found: "Deployed") -> tuple[str, ...]:
         found.model_version or "-",
         (found.archive_sha256 or "-")[:12],
         "-" if found.exact_match is None else f"{found.exact_match:.1%}",
-        f"{found.memory_mb} MB" if found.memory_mb else "-",
+        _runs_on(found),
         str(found.max_concurrency or "-"),
         (found.promoted_at or "-")[:16],
         (found.run_id or "-")[:17],
         found.endpoint,
     )
+
+
+def _runs_on(found: "Deployed") -> str:
+    if found.memory_mb:
+        return f"{found.memory_mb} MB"
+    if found.instance_type is None:
+        return "-"
+    return f"{found.instance_count} × {found.instance_type}{', scales' if found.scales else ''}"
 
 
 def _about(found: "Deployed") -> str:

@@ -22,16 +22,18 @@ from typing import Any, Literal
 
 from askline.clients import aws_client
 from askline.config import PipelineConfig
+from askline.deploy_config import EndpointKind
 from askline.errors import CloudError, LocalCloudError
 from askline.progress import Progress, quiet
 from askline.records import Record, Target
 from tasks import registry
+from tasks.aws import autoscaling
 from tasks.aws.deployment_plan import MANAGED
 from tasks.aws.errors import explained, is_missing
 from tasks.package import ARCHIVE
 from tasks.registry import RegistryEntry
 
-Kind = Literal["endpoint", "endpoint configuration", "model", "registry entry", "archive"]
+Kind = Literal["scaling", "endpoint", "endpoint configuration", "model", "registry entry", "archive"]
 
 _PART = "askline-"
 _NAME = re.compile(r"(?:askline-(?P<part>.+)-[0-9a-f]{8}|serv-hf-endpoint-(?P<endpoint>.+))")
@@ -56,10 +58,16 @@ class Resource(Record):
     """Why an endpoint failed, in SageMaker's words."""
     uses: tuple[str, ...] = ()
     """Names of what it refers to: an endpoint's configurations (the active one first), a configuration's models, a
-    model's archive, a registry entry's endpoint."""
+    model's archive or folder of archives, a registry entry's endpoint, the endpoint that scales."""
     memory_mb: int | None = None
     max_concurrency: int | None = None
     """Of a serverless configuration."""
+    target: EndpointKind | None = None
+    """Of a configuration, the kind of endpoint that it makes."""
+    instance_type: str | None = None
+    instance_count: int | None = None
+    """Of a configuration on instances, how many there are to begin with; of an endpoint, how many there are."""
+    provisioned_concurrency: int | None = None
     size: int | None = None
     """Bytes of an archive."""
 
@@ -154,8 +162,10 @@ def take_inventory(config: PipelineConfig, *, target: Target, progress: Progress
     ]
     progress(0.2, "SageMaker")
     deployed = list(_in_sagemaker(aws_client(target, "sagemaker")))
-    progress(0.7, "S3")
+    progress(0.6, "what scales")
     notes: list[str] = []
+    deployed += _scaling(deployed, target, notes)
+    progress(0.7, "S3")
     archives = list(_archives(_places(config, target, deployed, history), target, notes))
     return Inventory(
         region=target.region,
@@ -180,6 +190,7 @@ def _in_sagemaker(client: Any) -> Iterator[Resource]:
                 status=found["EndpointStatus"],
                 reason=found.get("FailureReason"),
                 uses=tuple(filter(None, [found["EndpointConfigName"], pending])),
+                instance_count=(found.get("ProductionVariants") or [{}])[0].get("CurrentInstanceCount"),
                 **_owner(client, found["EndpointArn"], found["EndpointName"]),
             )
         for listed in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=_PART):
@@ -196,6 +207,10 @@ def _in_sagemaker(client: Any) -> Iterator[Resource]:
                 uses=tuple(variant["ModelName"] for variant in variants if variant.get("ModelName")),
                 memory_mb=size.get("MemorySizeInMB"),
                 max_concurrency=size.get("MaxConcurrency"),
+                provisioned_concurrency=size.get("ProvisionedConcurrency"),
+                target="serverless" if size else "async" if found.get("AsyncInferenceConfig") else "real-time",
+                instance_type=variants[0].get("InstanceType"),
+                instance_count=None if size else variants[0].get("InitialInstanceCount"),
                 **_owner(client, found["EndpointConfigArn"], name),
             )
         for listed in _pages(client, "list_models", "Models", NameContains=_PART):
@@ -210,6 +225,30 @@ def _in_sagemaker(client: Any) -> Iterator[Resource]:
                 uses=(archive,) if archive else (),
                 **_owner(client, found["ModelArn"], found["ModelName"]),
             )
+
+
+def _scaling(deployed: Iterable[Resource], target: Target, notes: list[str]) -> list[Resource]:
+    """Return what is registered with Application Auto Scaling by this pipeline; looked for where anything can scale."""
+    if not any(found.instance_type or found.provisioned_concurrency for found in deployed):
+        return []
+    try:
+        scaling = autoscaling.registered_endpoints(target=target)
+    except CloudError as error:
+        if error.retryable:
+            raise
+        notes.append(str(error))
+        return []
+    owners = {found.name: found for found in deployed if found.kind == "endpoint"}
+    return [
+        Resource(
+            kind="scaling",
+            name=autoscaling.resource_id(endpoint),
+            mlkey=owners[endpoint].mlkey if endpoint in owners else endpoint.removeprefix("serv-hf-endpoint-"),
+            managed=True,
+            uses=(endpoint,),
+        )
+        for endpoint in scaling
+    ]
 
 
 def _owner(client: Any, arn: str, name: str) -> dict[str, Any]:
@@ -253,6 +292,8 @@ def _places(
         matched = _ARCHIVE_KEY.fullmatch(key)
         if matched:
             places.add((bucket, matched["prefix"]))
+        elif key.endswith("/"):  # the folder of an endpoint with several models
+            places.add((bucket, key.strip("/")))
     return places
 
 

@@ -47,6 +47,11 @@ def find_orphans(
         for found in inventory.of("endpoint").values()
         if found.managed and found.name not in registered
     ]
+    orphans += [
+        Orphan(resource=found, why="the endpoint that it scales is not there", recent=recent(found))
+        for found in inventory.of("scaling").values()
+        if not set(found.uses) & inventory.of("endpoint").keys()
+    ]
     leaving = {orphan.resource.name for orphan in orphans if not orphan.recent}
     configs, models = inventory.of("endpoint configuration"), inventory.of("model")
     kept = {used for found in inventory.of("endpoint").values() if found.name not in leaving for used in found.uses}

@@ -2,10 +2,13 @@
 
 from askline.clients import aws_client
 from askline.config import PipelineConfig
+from askline.deploy_config import EndpointKind
 from askline.progress import Progress, part, quiet
 from askline.records import Record, Target
 from tasks.aws import cloudformation
 from tasks.aws.errors import explained
+from tasks.aws.prices import load_prices
+from tasks.aws.sizing import HOURS_PER_MONTH
 from tasks.deploy_api import stage_url
 from tasks.lifecycle import Inventory, Resource, take_inventory
 from tasks.lifecycle_orphans import KEEP, Orphan, find_orphans
@@ -23,6 +26,12 @@ class Deployed(Record):
     memory_mb: int | None
     max_concurrency: int | None
     registered: bool
+    target: EndpointKind | None = None
+    """The kind of endpoint; None where its configuration is not there."""
+    instance_type: str | None = None
+    instance_count: int | None = None
+    """Instances that run now."""
+    scales: bool = False
     model_version: str | None = None
     archive_sha256: str | None = None
     dataset: str | None = None
@@ -35,7 +44,8 @@ class Deployed(Record):
     versions: int = 0
     """Versions in the registry's history."""
     idle_usd_a_month: float | None = None
-    """What the endpoint costs while nobody asks; nothing for a serverless one, None where it is not derived."""
+    """What the endpoint costs while nobody asks: nothing for a serverless one, the instances that run now for the
+    others; None where the price file does not know it."""
     notes: tuple[str, ...] = ()
     """What a person should look at."""
 
@@ -79,7 +89,7 @@ def status(config: PipelineConfig, *, keep: int = KEEP, target: Target, progress
     return StatusReport(
         target=target.kind,
         region=target.region,
-        deployed=tuple(_deployed(mlkey, inventory) for mlkey in inventory.mlkeys),
+        deployed=tuple(_deployed(mlkey, inventory) for mlkey in inventory.mlkeys if not _only_shared(mlkey, inventory)),
         api_stack=config.api.stack_name,
         api_status=stack["StackStatus"] if stack else None,
         api_url=stage_url(outputs, target) if {"ApiUrl", "ApiId", "StageName"} <= outputs.keys() else None,
@@ -110,8 +120,11 @@ def _deployed(mlkey: str, inventory: Inventory) -> Deployed:
         max_concurrency=config.max_concurrency if config else None,
         registered=entry is not None,
         versions=len(versions(promotions)),
-        # Serverless endpoints are billed by the milliseconds of their answers only.
-        idle_usd_a_month=0.0 if config and config.memory_mb else None,
+        target=config.target if config else None,
+        instance_type=config.instance_type if config else None,
+        instance_count=endpoint.instance_count if endpoint and config and config.instance_type else None,
+        scales=any(name in found.uses for found in inventory.of("scaling").values()),
+        idle_usd_a_month=_idle(endpoint, config, inventory.region),
     )
     if entry is not None:
         facts = facts.model_copy(
@@ -128,6 +141,25 @@ def _deployed(mlkey: str, inventory: Inventory) -> Deployed:
             )
         )
     return facts.model_copy(update={"notes": tuple(_notes(facts, endpoint, inventory))})
+
+
+def _only_shared(mlkey: str, inventory: Inventory) -> bool:
+    """Say whether this is no MLKey but the name of an endpoint that answers for several."""
+    if mlkey in inventory.history:
+        return False
+    owned = {found.name for found in inventory.of("endpoint").values() if found.mlkey == mlkey}
+    return bool(owned & {promotions[0].endpoint for promotions in inventory.history.values()})
+
+
+def _idle(endpoint: Resource | None, config: Resource | None, region: str) -> float | None:
+    if endpoint is None or config is None or config.provisioned_concurrency:
+        return None
+    if config.memory_mb:
+        return 0.0  # billed by the milliseconds of its answers only
+    prices = {each.name: each.usd_per_hour for each in load_prices(region).instances}
+    hourly = prices.get(config.instance_type or "")
+    count = endpoint.instance_count if endpoint.instance_count is not None else config.instance_count
+    return None if hourly is None or count is None else hourly * count * HOURS_PER_MONTH
 
 
 def _notes(facts: Deployed, endpoint: Resource | None, inventory: Inventory) -> list[str]:

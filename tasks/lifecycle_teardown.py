@@ -5,8 +5,8 @@
     plan = plan_teardown(inventory, mlkey="biography")
     carry_out(plan, target=target, wait_seconds=900)
 
-Endpoint, configurations, models, registry entry, archives: what is left after a crash still carries its tags and its
-MLKey, and so stands in the next call's list. Buckets and roles are never deleted.
+How it scales, endpoint, configurations, models, registry entry, archives: what is left after a crash still carries its
+tags and its MLKey, and so stands in the next call's list. Buckets and roles are never deleted.
 """
 
 import time
@@ -18,13 +18,13 @@ from askline.errors import DeployError
 from askline.progress import Progress, quiet
 from askline.records import Record, Target
 from tasks import registry
-from tasks.aws import cloudformation
+from tasks.aws import autoscaling, cloudformation
 from tasks.aws.errors import explained, is_missing
 from tasks.deploy_serverless import DELETE_SECONDS, PASSING, POLL_SECONDS
 from tasks.lifecycle import Inventory, Kind, Resource
 from tasks.lifecycle_orphans import Orphan
 
-ORDER: tuple[Kind, ...] = ("endpoint", "endpoint configuration", "model", "registry entry", "archive")
+ORDER: tuple[Kind, ...] = ("scaling", "endpoint", "endpoint configuration", "model", "registry entry", "archive")
 STACK_SECONDS = 900
 
 
@@ -100,8 +100,23 @@ def plan_teardown(
 def _why_not(found: Resource, inventory: Inventory, going: set[str], *, archives: bool) -> str | None:
     if not found.managed:
         return "it does not carry the tag askline:managed=true"
+    if found.kind == "scaling":
+        return None  # the endpoint goes after it, or is gone
+    if found.kind == "endpoint":
+        others = [
+            entry.mlkey
+            for entry in inventory.of("registry entry").values()
+            if found.name in entry.uses and entry.mlkey != found.mlkey
+        ]
+        if others:
+            return f"it answers for {', '.join(map(str, others))} too"
     if found.kind == "registry entry":
-        standing = [name for name in found.uses if name in inventory.of("endpoint") and name not in going]
+        endpoints = inventory.of("endpoint")
+        standing = [
+            name
+            for name in found.uses
+            if name in endpoints and name not in going and endpoints[name].mlkey == found.mlkey
+        ]
         return f"the endpoint {standing[0]}, which it names, stays" if standing else None
     users = [
         str(other)
@@ -167,6 +182,9 @@ def _delete(found: Resource, target: Target, wait_seconds: float) -> None:
         bucket, _, key = found.name.removeprefix("s3://").partition("/")
         with explained(f"delete {found.name} (s3:DeleteObject)"):
             aws_client(target, "s3").delete_object(Bucket=bucket, Key=key)
+        return
+    if found.kind == "scaling":
+        autoscaling.remove(found.uses[0], target=target)
         return
     client = aws_client(target, "sagemaker")
     if found.kind == "endpoint":

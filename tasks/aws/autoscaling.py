@@ -193,6 +193,24 @@ def remove(endpoint: str, *, target: Target) -> bool:
     return removed
 
 
+def registered_endpoints(*, target: Target) -> tuple[str, ...]:
+    """Return the endpoints, there or gone, that scale by a policy of this module's.
+
+    Raises
+    ------
+    DeployError
+        If AWS refuses.
+    """
+    if not _offered(target):
+        return ()
+    client = aws_client(target, _SERVICE)
+    with explained("list what scales (application-autoscaling:Describe*)", error_type=DeployError):
+        pages = client.get_paginator("describe_scaling_policies").paginate(ServiceNamespace="sagemaker")
+        policies = [policy for page in pages for policy in page["ScalingPolicies"]]
+    names = {policy["ResourceId"].split("/")[1] for policy in policies if policy["PolicyName"].endswith(TRACKING)}
+    return tuple(sorted(name for name in names if any(policy["PolicyName"] == name + TRACKING for policy in policies)))
+
+
 def _registered(client: Any, endpoint: str) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = client.describe_scalable_targets(
         ServiceNamespace="sagemaker", ResourceIds=[resource_id(endpoint)]

@@ -30,6 +30,7 @@ from local_cloud.sagemaker.runtime import Runtime
 from local_cloud.sagemaker.scaler import Scaler
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
+from local_cloud.sagemaker.training import TrainingJobs
 
 log = logging.getLogger("local_cloud.sagemaker")
 
@@ -57,11 +58,12 @@ def create_app(settings: Settings) -> Starlette:
         "iam": settings.iam_url,
         "sns": settings.sns_url,
         "cloudwatch": settings.cloudwatch_url,
+        "logs": settings.cloudwatch_url,
     }
     target = Target(kind="local", region=settings.region, endpoints=services)
     # proxies={}: a proxy in the environment is not for the loopback addresses that these clients call.
     calls: dict[str, Any] = {"proxies": {}, "connect_timeout": 5, "read_timeout": 60, "max_pool_connections": 50}
-    s3, iam, sns, cloudwatch = (aws_client(target, service, **calls) for service in services)
+    s3, iam, sns, cloudwatch, logs = (aws_client(target, service, **calls) for service in services)
     state, metrics = State(settings.state_dir), Metrics(settings.minute_seconds)
     alarms, quotas = Alarms(cloudwatch, metrics), Quotas(settings, state)
     endpoints = Endpoints(state, settings, s3, alarms)
@@ -69,8 +71,17 @@ def create_app(settings: Settings) -> Starlette:
     queue = AsyncInference(state, endpoints, settings, invoker=invoker, metrics=metrics, s3=s3, sns=sns)
     scaling = AutoScaling(state, settings)
     scaler = Scaler(state, endpoints, settings, queue=queue, metrics=metrics, alarms=alarms, quotas=quotas)
+    training = TrainingJobs(state, settings, s3=s3, iam=iam, logs=logs)
     control = ControlPlane(
-        state, endpoints, settings, quotas=quotas, alarms=alarms, scaled=scaling.scaled_variant, s3=s3, iam=iam
+        state,
+        endpoints,
+        settings,
+        quotas=quotas,
+        alarms=alarms,
+        scaled=scaling.scaled_variant,
+        others=training.operations,
+        s3=s3,
+        iam=iam,
     )
     runtime = Runtime(state, endpoints, settings, invoker=invoker, queue=queue, capture=capture, metrics=metrics)
     planes = {
@@ -115,6 +126,13 @@ def create_app(settings: Settings) -> Starlette:
         answer.headers.update(_headers())
         return answer
 
+    async def interrupt(request: Request) -> Response:
+        try:
+            training.interrupt(request.path_params["name"])
+        except ApiError as error:
+            return JSONResponse({"Message": error.message}, error.status)
+        return JSONResponse({})
+
     async def unknown(request: Request) -> Response:
         message = f"the embedded SageMaker has no {request.method} {request.url.path}"
         headers = _headers() | {"x-amzn-ErrorType": "UnknownOperationException"}
@@ -123,17 +141,19 @@ def create_app(settings: Settings) -> Starlette:
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncIterator[None]:
         await endpoints.restore()
+        await training.restore()
         tasks = [asyncio.create_task(work) for work in (queue.run(), capture.run(), scaler.run())]
         yield
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await training.close()
         await queue.close()
-        await capture.flush()
         await endpoints.close()
 
     routes = [
         Route("/_askline/health", health, methods=["GET"]),
+        Route("/_askline/training-jobs/{name}/interrupt", interrupt, methods=["POST"]),
         Route("/", control_plane, methods=["POST"]),
         Route("/endpoints/{name}/invocations", invocations, methods=["POST"]),
         Route("/endpoints/{name}/async-invocations", invocations, methods=["POST"]),

@@ -5,7 +5,7 @@ import base64
 import json
 import operator
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from local_cloud.sagemaker import checks
@@ -23,6 +23,7 @@ _NOUN: dict[Kind, str] = {
     "model": "model",
     "endpoint-config": "endpoint configuration",
     "endpoint": "endpoint",
+    "training-job": "training job",
 }
 _MAX_TAGS = 50
 _DEFAULT_PAGE = 10
@@ -33,7 +34,8 @@ Operation = Callable[[Record], Awaitable[Record]]
 class ControlPlane:
     """Answers ``SageMaker.<Operation>`` calls.
 
-    ``scaled`` says by which policy, if any, Application Auto Scaling looks after an endpoint.
+    ``scaled`` says by which policy, if any, Application Auto Scaling looks after an endpoint; ``others`` are operations
+    that somebody else answers.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class ControlPlane:
         quotas: Quotas,
         alarms: Alarms,
         scaled: Callable[[str], str | None],
+        others: Mapping[str, Operation],
         s3: Any,
         iam: Any,
     ) -> None:
@@ -80,6 +83,7 @@ class ControlPlane:
             "AddTags": self._add_tags,
             "ListTags": self._list_tags,
             "DeleteTags": self._delete_tags,
+            **others,
         }
 
     async def call(self, operation: str, request: Any) -> Record:

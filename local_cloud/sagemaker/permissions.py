@@ -17,9 +17,14 @@ from starlette.requests import Request
 from local_cloud.sagemaker.errors import ApiError, validation_error
 
 #: What the ARN of a name has in front of it, by the member that holds the name.
-_RESOURCE = {"ModelName": "model", "EndpointConfigName": "endpoint-config", "EndpointName": "endpoint"}
+_RESOURCE = {
+    "ModelName": "model",
+    "EndpointConfigName": "endpoint-config",
+    "EndpointName": "endpoint",
+    "TrainingJobName": "training-job",
+}
 #: Operations with more than one named resource: the one that is made or changed comes first.
-_LISTS = re.compile(r"List(Models|EndpointConfigs|Endpoints)$")
+_LISTS = re.compile(r"List(Models|EndpointConfigs|Endpoints|TrainingJobs)$")
 _TAGS = "Tags"
 _PASSED_TO = {"iam:passedtoservice": "sagemaker.amazonaws.com"}
 
@@ -70,8 +75,9 @@ def checks_of(operation: str, request: Any, settings: Settings) -> Iterator[Chec
         yield Check(action, named[0], _tag_context(members))
     if members.get(_TAGS):
         yield Check("sagemaker:AddTags", named[0], _tag_context(members))
-    if members.get("ExecutionRoleArn"):
-        yield Check("iam:PassRole", str(members["ExecutionRoleArn"]), dict(_PASSED_TO))
+    for member in ("ExecutionRoleArn", "RoleArn"):
+        if members.get(member):
+            yield Check("iam:PassRole", str(members[member]), dict(_PASSED_TO))
 
 
 async def authorize(request: Request, checks: Iterator[Check], settings: Settings) -> None:

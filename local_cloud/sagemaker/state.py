@@ -9,7 +9,14 @@ from typing import Any, Literal
 from local_cloud.sagemaker.errors import StateError
 
 Kind = Literal[
-    "model", "endpoint-config", "endpoint", "async-call", "scalable-target", "scaling-policy", "scaling-activity"
+    "model",
+    "endpoint-config",
+    "endpoint",
+    "async-call",
+    "scalable-target",
+    "scaling-policy",
+    "scaling-activity",
+    "training-job",
 ]
 #: The member that holds a record's name, by kind. What is listed here is read at the start, and kept in a folder.
 NAME_MEMBER: dict[Kind, str] = {
@@ -20,6 +27,7 @@ NAME_MEMBER: dict[Kind, str] = {
     "scalable-target": "TargetId",
     "scaling-policy": "PolicyId",
     "scaling-activity": "ActivityId",
+    "training-job": "TrainingJobName",
 }
 
 Record = dict[str, Any]

@@ -465,6 +465,15 @@ class PipelineConfig(Section):
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @model_validator(mode="after")
+    def _train_with_the_endpoints_role(self) -> Self:
+        cluster = self.training.cluster
+        if self.training.where == "sagemaker" and cluster.role_arn is None and self.deploy.role_arn is not None:
+            filled = cluster.model_copy(update={"role_arn": self.deploy.role_arn})
+            # The fine-tuning step sees the training's options alone.
+            object.__setattr__(self, "training", self.training.model_copy(update={"cluster": filled}))
+        return self
+
+    @model_validator(mode="after")
     def _aws_needs_a_role(self) -> Self:
         if self.target == "aws" and self.deploy.role_arn is None:
             raise ValueError(

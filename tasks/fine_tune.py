@@ -18,7 +18,8 @@ from askline.store import ArtifactStore
 from tasks.rows import read_rows
 from tasks.training.base import find_base
 from tasks.training.checkpoints import run_key
-from tasks.training.job import TrainingJob, library_versions, run_job
+from tasks.training.elsewhere import train_where
+from tasks.training.job import TrainingJob, library_versions
 from tasks.training.recipe import SCRATCH, resolve_recipe
 
 #: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
@@ -72,7 +73,7 @@ def fine_tune(
     )
     folder = work_dir / "checkpoints" / key
     with store.new("model") as draft:
-        done = run_job(
+        done = train_where(
             TrainingJob(
                 dataset=dataset_folder,
                 base=base.folder if base else None,
@@ -89,6 +90,7 @@ def fine_tune(
                     "base": identity | ({"revision": base.revision} if base else {}),
                 },
             ),
+            target=target,
             progress=progress,
         )
         sha256 = draft.commit()

@@ -66,7 +66,7 @@ def upload_package(
             f"package.bucket {bucket!r} is no legal bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
         )
     labels = {**MANAGED, "askline:mlkey": mlkey, **tags}
-    _ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
+    ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
 
     uri = f"s3://{bucket}/{key}"
     place = Place(bucket, key, account)
@@ -108,7 +108,14 @@ def archive_place(
     return config.bucket or f"askline-{account}-{region}", key
 
 
-def _ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+def ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+    """Create the bucket where it is missing: private, encrypted and tagged.
+
+    Raises
+    ------
+    CloudError
+        If it belongs to another account or lies in another region, or AWS refuses.
+    """
     from botocore.exceptions import ClientError
 
     with explained(f"look at the bucket {bucket}"):

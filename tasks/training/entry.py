@@ -10,16 +10,18 @@ those that SageMaker gives. Progress, the result and errors go to standard outpu
 """
 
 import argparse
+import json
 import os
 import sys
 import traceback
 from pathlib import Path
 
 from askline.errors import AsklineError, TrainingStoppedError
+from askline.store import sha256_of_file
 from tasks.training.events import ProcessEvent, tell
-from tasks.training.job import TrainingJob, run_job
+from tasks.training.job import JobResult, TrainingJob, run_job
 
-#: In a container, beside the model's files: what :func:`run_job` returned.
+#: In a container, beside the model's files: what :func:`run_job` returned, and the sha256 of each file.
 RESULT = "result.json"
 
 
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(1)
     if rank == 0:
         if "SM_MODEL_DIR" in os.environ:
-            (job.output / RESULT).write_text(result.model_dump_json(), encoding="utf-8")
+            _write_result(job.output, result)
         tell(ProcessEvent(result=result))
 
 
@@ -84,6 +86,12 @@ _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 def _progress(share: float, message: str = "") -> None:
     tell(ProcessEvent(share=share, message=message))
+
+
+def _write_result(folder: Path, result: JobResult) -> None:
+    files = {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in folder.rglob("*") if path.is_file()}
+    facts = {"result": result.model_dump(mode="json"), "files": files}
+    (folder / RESULT).write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _write_failure(message: str) -> None:

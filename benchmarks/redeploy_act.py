@@ -3,6 +3,7 @@
 The process is ``python -m benchmarks.redeploy_act``, fed with one JSON document on its standard input.
 """
 
+import gzip
 import http.client
 import io
 import json
@@ -74,7 +75,6 @@ class Bench:
         kind: str,
         breaks: str | None = None,
         target: Target | None = None,
-        expect_death: bool = False,
     ) -> Done:
         """Upload, deploy, ask, promote, in a process of its own; put right if that fails."""
         order = {
@@ -94,7 +94,7 @@ class Bench:
         _Killer.victim = None
         if process.returncode == -signal.SIGKILL:
             return Done("killed")
-        if process.returncode or expect_death:
+        if process.returncode:
             raise RuntimeError(f"the deployment of {mlkey} ended with {process.returncode}: {out}{err[-2000:]}")
         return Done(**json.loads(out.splitlines()[-1]))
 
@@ -282,10 +282,12 @@ def _package(store: ArtifactStore, version: str, breaks: str | None) -> tuple[Pa
     )
     with store.new("package") as draft:
         path = draft.folder / "model.tar.gz"
-        with tarfile.open(path, "w:gz") as tar:
+        held = io.BytesIO()
+        with tarfile.open(fileobj=held, mode="w") as tar:
             member = tarfile.TarInfo("readme.txt" if breaks == "empty" else "code/inference.py")
             member.size = len(code.encode())
             tar.addfile(member, io.BytesIO(code.encode()))
+        path.write_bytes(gzip.compress(held.getvalue(), mtime=0))  # the same version is the same archive
         facts: dict[str, Any] = {"archive_sha256": sha256_of_file(path), "size": path.stat().st_size}
         package = PackageRef(sha256=draft.commit(), model_sha256=version, members=(), unpacked_size=1000, **facts)
     with store.new("scores") as draft:

@@ -137,7 +137,7 @@ def _nothing(name: str) -> PutRight:
 def _taken_down(client: Any, name: str, target: Target) -> PutRight:
     """A first deployment: nobody was ever sent to it."""
     try:
-        autoscaling.remove(name, target=target)
+        autoscaling.remove_if_allowed(name, target=target)
         delete_endpoint(client, name, poll=POLL_SECONDS[target.kind])
     except CloudError as error:
         said = f"It was the first deployment, and the endpoint {name} could not be deleted: {error}"

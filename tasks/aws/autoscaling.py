@@ -24,13 +24,18 @@ _PREDEFINED = {
     "invocations": "SageMakerVariantInvocationsPerInstance",
     "utilisation": "SageMakerVariantProvisionedConcurrencyUtilization",
 }
-#: Ends of the names of the policies and of the alarm; they begin with the endpoint's name.
-TRACKING, WAKE, ALARM = "-follow-demand", "-wake-up", "-has-backlog"
+#: Ends of the names of the policies, which begin with the endpoint's name.
+TRACKING, WAKE = "-follow-demand", "-wake-up"
 
 
 def resource_id(endpoint: str) -> str:
     """Return what Application Auto Scaling calls the endpoint's variant."""
     return f"endpoint/{endpoint}/variant/{VARIANT}"
+
+
+def alarm_name(endpoint: str) -> str:
+    """Return the name of the alarm that wakes the endpoint."""
+    return f"askline-{endpoint}-has-backlog"
 
 
 def ensure(endpoint: str, scaling: Scaling, *, target: Target, tags: dict[str, str]) -> None:
@@ -69,8 +74,10 @@ def ensure(endpoint: str, scaling: Scaling, *, target: Target, tags: dict[str, s
                 **variant, PolicyName=endpoint + WAKE, PolicyType="StepScaling", StepScalingPolicyConfiguration=step
             )["PolicyARN"]
             _put_alarm(endpoint, policy, target, tags)
-    if not wakes:
+    if not wakes and endpoint + WAKE in _policies(client, endpoint):
         _delete_alarm(endpoint, target)
+        with explained(f"delete the policy {endpoint}{WAKE}", error_type=DeployError):
+            client.delete_scaling_policy(PolicyName=endpoint + WAKE, **variant)
 
 
 def _tracking(endpoint: str, scaling: Scaling) -> dict[str, Any]:
@@ -93,7 +100,7 @@ def _tracking(endpoint: str, scaling: Scaling) -> dict[str, Any]:
 
 def _put_alarm(endpoint: str, policy_arn: str, target: Target, tags: dict[str, str]) -> None:
     aws_client(target, "cloudwatch").put_metric_alarm(
-        AlarmName=endpoint + ALARM,
+        AlarmName=alarm_name(endpoint),
         AlarmDescription=f"Requests wait for {endpoint}, and no instance runs: wakes it",
         Namespace="AWS/SageMaker",
         MetricName="HasBacklogWithoutCapacity",
@@ -110,12 +117,16 @@ def _put_alarm(endpoint: str, policy_arn: str, target: Target, tags: dict[str, s
     )
 
 
+def _policies(client: Any, endpoint: str) -> dict[str, dict[str, Any]]:
+    with explained(f"look up how {endpoint} scales", error_type=DeployError):
+        found = client.describe_scaling_policies(ServiceNamespace="sagemaker", ResourceId=resource_id(endpoint))
+    return {policy["PolicyName"]: policy for policy in found["ScalingPolicies"]}
+
+
 def _delete_alarm(endpoint: str, target: Target) -> None:
-    if not _offered(target):
-        return
-    with explained(f"delete the alarm {endpoint}{ALARM}", error_type=DeployError):
+    with explained(f"delete the alarm {alarm_name(endpoint)}", error_type=DeployError):
         # A name that is not there is no error.
-        aws_client(target, "cloudwatch").delete_alarms(AlarmNames=[endpoint + ALARM])
+        aws_client(target, "cloudwatch").delete_alarms(AlarmNames=[alarm_name(endpoint)])
 
 
 def read(endpoint: str, *, target: Target) -> Scaling | None:
@@ -133,10 +144,7 @@ def read(endpoint: str, *, target: Target) -> Scaling | None:
         found = _registered(client, endpoint)
         if not found:
             return None
-        policies = client.describe_scaling_policies(ServiceNamespace="sagemaker", ResourceId=resource_id(endpoint))[
-            "ScalingPolicies"
-        ]
-    named = {policy["PolicyName"]: policy for policy in policies}
+    named = _policies(client, endpoint)
     tracking = named.get(endpoint + TRACKING, {}).get("TargetTrackingScalingPolicyConfiguration")
     if tracking is None:
         return None
@@ -158,13 +166,15 @@ def _wakes(endpoint: str, policies: dict[str, Any], target: Target) -> bool:
     policy = policies.get(endpoint + WAKE)
     if policy is None:
         return False
-    with explained(f"look up the alarm {endpoint}{ALARM}", error_type=DeployError):
-        alarms = aws_client(target, "cloudwatch").describe_alarms(AlarmNames=[endpoint + ALARM])["MetricAlarms"]
+    with explained(f"look up the alarm {alarm_name(endpoint)}", error_type=DeployError):
+        alarms = aws_client(target, "cloudwatch").describe_alarms(AlarmNames=[alarm_name(endpoint)])["MetricAlarms"]
     return any(policy["PolicyARN"] in alarm.get("AlarmActions", ()) for alarm in alarms)
 
 
 def remove(endpoint: str, *, target: Target) -> bool:
     """Let the endpoint scale no more; False if it did not. Its policies, and their alarms, go with the registration.
+
+    The alarm of our own goes first: as long as anything is registered, the next call finds both.
 
     Raises
     ------
@@ -176,9 +186,12 @@ def remove(endpoint: str, *, target: Target) -> bool:
     if not _offered(target):
         return False
     client = aws_client(target, _SERVICE)
-    removed = False
+    with explained(f"look up how {endpoint} scales", error_type=DeployError):
+        registered = _registered(client, endpoint)
+    if any(found["ScalableDimension"] == _INSTANCES for found in registered):
+        _delete_alarm(endpoint, target)
     with explained(f"stop the scaling of {endpoint}", error_type=DeployError):
-        for found in _registered(client, endpoint):
+        for found in registered:
             try:
                 client.deregister_scalable_target(
                     ServiceNamespace="sagemaker",
@@ -188,9 +201,43 @@ def remove(endpoint: str, *, target: Target) -> bool:
             except ClientError as error:
                 if code_of(error) != "ObjectNotFoundException":
                     raise
-            removed = True
-    _delete_alarm(endpoint, target)
-    return removed
+    return bool(registered)
+
+
+def read_if_allowed(endpoint: str, *, target: Target) -> Scaling | None:
+    """Return how the endpoint scales, or None where whoever asks may not look: then the pipeline scales nothing there.
+
+    Raises
+    ------
+    DeployError
+        If AWS cannot be reached.
+    """
+    try:
+        return read(endpoint, target=target)
+    except DeployError as error:
+        if error.retryable:
+            raise
+        return None
+
+
+def remove_if_allowed(endpoint: str, *, target: Target) -> bool:
+    """Let the endpoint scale no more, unless one may not even look.
+
+    Raises
+    ------
+    DeployError
+        If AWS cannot be reached, or it scales and refuses to stop.
+    """
+    if not _offered(target):
+        return False
+    try:
+        with explained(f"look up how {endpoint} scales", error_type=DeployError):
+            registered = _registered(aws_client(target, _SERVICE), endpoint)
+    except DeployError as error:
+        if error.retryable:
+            raise
+        return False
+    return bool(registered) and remove(endpoint, target=target)
 
 
 def registered_endpoints(*, target: Target) -> tuple[str, ...]:

@@ -118,10 +118,10 @@ class _Act:
         self._ensure_model()
         self._ensure_config()
         scales = plan.may_scale or before is None or before.may_scale
-        scaled = autoscaling.read(plan.endpoint_name, target=self.target) if scales else None
+        scaled = autoscaling.read_if_allowed(plan.endpoint_name, target=self.target) if scales else None
         if scales and not (before is not None and _scale_alike(before, plan)):
             # SageMaker refuses to change the kind or size of instances of a variant that scales.
-            autoscaling.remove(plan.endpoint_name, target=self.target)
+            autoscaling.remove_if_allowed(plan.endpoint_name, target=self.target)
             self._remember_scaling(scaled)
         request: dict[str, Any] = {"EndpointName": plan.endpoint_name, "EndpointConfigName": plan.config_name}
         if plan.deployment_config is not None:
@@ -139,7 +139,7 @@ class _Act:
         """Let it scale as planned, or not at all; where nothing has to change, nothing is."""
         plan = self.plan
         if plan.scaling is None:
-            autoscaling.remove(plan.endpoint_name, target=self.target)
+            autoscaling.remove_if_allowed(plan.endpoint_name, target=self.target)
             return
         self.progress(0.99, f"scaling from {plan.scaling.min} to {plan.scaling.max}")
         autoscaling.ensure(plan.endpoint_name, plan.scaling, target=self.target, tags=plan.tags)
@@ -228,7 +228,7 @@ class _Act:
         """Delete the endpoint, and how it scales, and wait until it is gone, so that its name is free."""
         name = self.plan.endpoint_name
         if self.plan.may_scale:
-            autoscaling.remove(name, target=self.target)
+            autoscaling.remove_if_allowed(name, target=self.target)
         delete_endpoint(self.client, name, poll=self.poll)
 
     def _undo(self) -> list[str]:

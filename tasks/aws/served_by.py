@@ -34,7 +34,7 @@ def read_served_by(endpoint: str, target: Target) -> ServedBy | None:
         found = read_config(client, config_name)
     if found is None or not found.may_scale:
         return found
-    return found.model_copy(update={"scaling": autoscaling.read(endpoint, target=target)})
+    return found.model_copy(update={"scaling": autoscaling.read_if_allowed(endpoint, target=target)})
 
 
 def read_config(client: Any, config_name: str) -> ServedBy | None:

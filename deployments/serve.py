@@ -130,6 +130,7 @@ def _pipeline(own: argparse.Namespace, config: PipelineConfig, schedule: Any) ->
 
 
 def _watch(own: argparse.Namespace, config: PipelineConfig) -> Any:
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
     from prefect.types.entrypoint import EntrypointType
 
     from flows.watch_dataset import watch_dataset
@@ -142,7 +143,8 @@ def _watch(own: argparse.Namespace, config: PipelineConfig) -> Any:
             "feedback_rows": own.feedback_rows,
         },
         interval=timedelta(minutes=own.watch_minutes),
-        concurrency_limit=1,
+        # A look that comes while one is under way would find the same.
+        concurrency_limit=ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW),
         entrypoint_type=EntrypointType.MODULE_PATH,
     )
 

@@ -1,0 +1,196 @@
+"""New data starts a run, a dead run is noticed, and one retraining waits for the other: on a real Prefect server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+from conftest import REPOSITORY
+
+from askline.config import PipelineConfig
+from askline.errors import DatasetNotFoundError
+from askline.records import Target
+from tasks.watching import Seen, look, memory_of
+
+LOCAL = Target(kind="local", region="us-east-1")
+
+
+def config(source: Path, **more) -> PipelineConfig:
+    return PipelineConfig.model_validate({"dataset": {"source": str(source)}, **more})
+
+
+def csv(path: Path, *answers: str) -> Path:
+    path.write_text("question,answer\n" + "".join(f"What is number {n}?,{a}\n" for n, a in enumerate(answers)))
+    return path
+
+
+def test_the_first_look_remembers_and_the_next_one_compares(tmp_path):
+    watched = config(csv(tmp_path / "q.csv", "one", "two"))
+    first = look(watched, target=LOCAL, before=None)
+    assert not first.dataset_changed
+    assert not look(watched, target=LOCAL, before=first.seen).dataset_changed
+    csv(tmp_path / "q.csv", "one", "two", "three")
+    second = look(watched, target=LOCAL, before=first.seen)
+    assert second.dataset_changed
+    assert second.seen.revision != first.seen.revision
+
+
+def test_another_dataset_is_a_first_look(tmp_path):
+    first = look(config(csv(tmp_path / "a.csv", "one")), target=LOCAL, before=None)
+    assert not look(config(csv(tmp_path / "b.csv", "two")), target=LOCAL, before=first.seen).dataset_changed
+
+
+def test_a_dataset_that_is_gone_is_an_error_and_no_change(tmp_path):
+    before = Seen(source=str(tmp_path / "q.csv"), revision="1")
+    with pytest.raises(DatasetNotFoundError, match=r"q\.csv"):
+        look(config(tmp_path / "q.csv"), target=LOCAL, before=before)
+
+
+def test_each_mlkey_has_a_memory_of_its_own():
+    names = {memory_of(key) for key in ("biography", "Biography", "bio-graphy", "b" * 46)}
+    assert len(names) == 4
+    assert all(name.isidentifier() and name == name.lower() for name in names)
+
+
+@pytest.fixture
+def prefect(cloud_with_prefect, tmp_path, monkeypatch) -> Iterator[httpx.Client]:
+    """The API of a Prefect server, which this process and its children use."""
+    monkeypatch.setenv("PREFECT_API_URL", cloud_with_prefect.prefect_api)
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
+    with httpx.Client(base_url=cloud_with_prefect.prefect_api, timeout=30) as client:
+        yield client
+
+
+def wait_for(look_at, what: str, seconds: float = 120):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look_at():
+            return found
+        time.sleep(0.3)
+    return pytest.fail(f"{what}: not within {seconds} s")
+
+
+def post(client: httpx.Client, path: str, **what) -> list[dict]:
+    answer = client.post(path, json=what)
+    answer.raise_for_status()
+    return answer.json()
+
+
+@contextmanager
+def serving(*options: str) -> Iterator[subprocess.Popen]:
+    process = subprocess.Popen([sys.executable, "-m", "deployments.serve", *options], cwd=REPOSITORY)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(timeout=60)
+        finally:
+            process.kill()
+
+
+@pytest.mark.slow
+def test_new_data_starts_a_run_within_seconds_and_a_second_one_waits(prefect, tmp_path):
+    questions = csv(tmp_path / "q.csv", "one", "two")
+    options = ["--state-dir", str(tmp_path / "state"), "--dataset.source", str(questions), "--deploy.mlkey", "numbers"]
+    name = f"on-new-data-{os.getpid()}"
+    try:
+        with serving("--name", name, "--retrain-on", "dataset", "--watch-minutes", "0.05", *options):
+
+            def runs(*states: str) -> list[dict]:
+                found = post(prefect, "/flow_runs/filter", deployments={"name": {"any_": [name]}})
+                return [run for run in found if not states or run["state_name"] in states]
+
+            variable = f"/variables/name/{memory_of('numbers')}"
+            wait_for(lambda: prefect.get(variable).status_code == 200, "the first look")
+            assert runs() == []
+            csv(questions, "one", "two", "three")
+            started = wait_for(runs, "a run on the new data")[0]
+            seen = prefect.get(variable).json()["value"]
+            assert seen["source"] == str(questions)
+            # It is under way, or has failed by now: what matters is that it was begun by the event.
+            assert started["created_by"]["type"] == "AUTOMATION"
+            deployment = started["deployment_id"]
+            limits = prefect.get(f"/deployments/{deployment}").json()
+            assert limits["global_concurrency_limit"]["limit"] == 1
+            for _ in range(2):
+                prefect.post(f"/deployments/{deployment}/create_flow_run", json={}).raise_for_status()
+            wait_for(lambda: runs("AwaitingConcurrencySlot"), "a run that waits for its turn")
+    finally:
+        subprocess.run(
+            [sys.executable, "-m", "local_cloud", "down", "--state-dir", str(tmp_path / "state")],
+            cwd=REPOSITORY,
+            check=False,
+            capture_output=True,
+        )
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_is_marked_as_crashed(prefect, tmp_path):
+    from deployments.automations import ensure, mark_dead_runs
+
+    quick = mark_dead_runs(silent_seconds=10)
+    quick.name = f"{quick.name} ({os.getpid()})"
+    ensure(quick)
+    ensure(quick)
+    mine = [each for each in post(prefect, "/automations/filter") if each["name"] == quick.name]
+    assert len(mine) == 1, "bringing it up to date makes no second one"
+    script = tmp_path / "sleeper.py"
+    script.write_text(
+        "import time\nfrom prefect import flow\n"
+        "@flow(name='askline', flow_run_name='sleeper')\ndef sleeper():\n    time.sleep(600)\n"
+        "sleeper()\n"
+    )
+    environment = {**os.environ, "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30"}
+    process = subprocess.Popen([sys.executable, str(script)], env=environment)
+    try:
+
+        def runs(state: str) -> list[dict]:
+            found = post(prefect, "/flow_runs/filter", flow_runs={"name": {"any_": ["sleeper"]}})
+            return [run for run in found if run["state_name"] == state]
+
+        def heard(run: dict) -> int:
+            wanted = {
+                "event": {"name": ["prefect.flow-run.heartbeat"]},
+                "resource": {"id": [f"prefect.flow-run.{run['id']}"]},
+            }
+            return prefect.post("/events/filter", json={"filter": wanted}).json()["total"]
+
+        (run,) = wait_for(lambda: runs("Running"), "a run under way")
+        wait_for(lambda: heard(run), "its heartbeat")
+        process.kill()
+        process.wait(timeout=10)
+        (run,) = wait_for(lambda: runs("Crashed"), "a run marked as crashed")
+        assert "No heartbeat" in run["state"]["message"]
+    finally:
+        process.kill()
+        prefect.delete(f"/automations/{mine[0]['id']}")
+
+
+@pytest.mark.slow
+def test_a_notification_block_that_is_not_there_is_refused(prefect, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "deployments.automations", "--notify", "slack-webhook/nobody"),
+            *("--state-dir", str(tmp_path / "state")),
+        ],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    subprocess.run(
+        [sys.executable, "-m", "local_cloud", "down", "--state-dir", str(tmp_path / "state")],
+        cwd=REPOSITORY,
+        check=False,
+        capture_output=True,
+    )
+    assert done.returncode == 2
+    assert "slack-webhook/nobody" in done.stderr

@@ -233,7 +233,7 @@ def ours(bench: Bench, mlkey: str, **options: Any) -> DeploymentPlan:
     found = read_served_by(f"serv-hf-endpoint-{mlkey}", bench.target)
     assert found is not None
     sent = UPLOAD.model_copy(update={"uri": found.archive_uri, "bucket": found.archive_uri.split("/")[2]})
-    config = DeployConfig(mlkey=mlkey, **options)
+    config = DeployConfig(mlkey=mlkey, image=found.image, **options)
     return plan_deployment(config, sent, PACKAGE, target=bench.target, role_arn=found.role_arn)
 
 

@@ -87,7 +87,10 @@ def exact_match_table(rows: Sequence[Row]) -> str:
         "| measure | dataset | before | after | difference | seeds | earns its place |",
         "|---|---|---|---|---|---|---|",
     ]
+    unknown = [measure.title for measure in MEASURES if not _is_known(rows, measure)]
     for measure in MEASURES:
+        if not _is_known(rows, measure):
+            continue
         for number, dataset in enumerate(FOLDERS):
             found = difference(rows, dataset, measure, "em")
             title, says = (measure.title, verdict(rows, measure)) if number == 0 else ("", "")
@@ -100,13 +103,15 @@ def exact_match_table(rows: Sequence[Row]) -> str:
                 f"| {title} | {dataset} | {_spread(found.before)} | {_spread(found.after)} | {change} "
                 f"| {len(found.before)} | {says} |"
             )
+    if unknown:
+        lines += ["", f"Not measured yet: {'; '.join(unknown)}."]
     return "\n".join(lines)
 
 
 def other_figures_table(rows: Sequence[Row]) -> str:
     """Return what each measure changes in the other figures, in points: biography / elements / computing."""
     lines = ["| measure | " + " | ".join(OTHERS.values()) + " |", "|---" * (len(OTHERS) + 1) + "|"]
-    for measure in MEASURES:
+    for measure in (measure for measure in MEASURES if _is_known(rows, measure)):
         cells = []
         for figure in OTHERS:
             found = [difference(rows, dataset, measure, figure) for dataset in FOLDERS]
@@ -148,6 +153,10 @@ def abstention_table(rows: Sequence[Row]) -> str:
 #: Thresholds, in percent, that the table shows of those that are kept.
 SHOWN = (0, 30, 50, 70, 90)
 WORDS = {"default": "with invented questions", "no-invented": "without"}
+
+
+def _is_known(rows: Sequence[Row], measure: Measure) -> bool:
+    return any(_pairs(rows, dataset, measure, "em")[0] for dataset in FOLDERS)
 
 
 def _pairs(rows: Sequence[Row], dataset: str, measure: Measure, figure: str) -> tuple[list[float], list[float]]:

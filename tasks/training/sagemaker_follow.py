@@ -19,7 +19,10 @@ ENDED = ("Completed", "Failed", "Stopped")
 _PHASES = {
     "Downloading": "downloading the input",
     "Uploading": "uploading the model",
+    "Starting": "preparing the instances",
     "Pending": "waiting for capacity",
+    "Interrupted": "the spot instance was taken away",
+    "Stopping": "stopping",
 }
 
 
@@ -49,8 +52,8 @@ def follow(name: str, *, target: Target, progress: Progress) -> dict[str, Any]:
                 job: dict[str, Any] = client.describe_training_job(TrainingJobName=name)
             log.read()
             phase = job["SecondaryStatus"]
-            if phase != said and phase != "Training":
-                progress(0.0 if phase != "Uploading" else 1.0, f"{name}: {_PHASES.get(phase, phase.lower())}")
+            if phase != said and phase in _PHASES:
+                progress(1.0 if phase == "Uploading" else 0.0, f"{name}: {_PHASES[phase]}")
             said = phase
             if job["TrainingJobStatus"] in ENDED:
                 break

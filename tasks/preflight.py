@@ -39,14 +39,14 @@ def preflight(
     CloudError
         If AWS cannot be reached at all.
     """
+    found: list[PreflightCheck] = []
     groups = (
         ("names", name_checks(config, plan)),
         ("the archive", archive_checks(config, plan, package, store=store, target=target)),
         ("role, bucket and topics", account_checks(config, plan, target=target)),
         ("quotas", quota_checks(config, plan, target=target)),
-        ("permissions", permission_checks(config, plan, target=target)),
+        ("permissions", permission_checks(config, plan, target=target, found=found)),
     )
-    found: list[PreflightCheck] = []
     for number, (what, checks) in enumerate(groups):  # generators: nothing is looked at before its turn
         progress(number / len(groups), f"checking {what}")
         found += checks

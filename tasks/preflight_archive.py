@@ -12,8 +12,10 @@ from tasks.aws.deployment_plan import container_python
 from tasks.package import ARCHIVE
 from tasks.preflight_checks import Checks, bad, good, unknown
 
-#: Disk of a serverless endpoint, and most that S3 takes in one piece elsewhere; bytes.
+#: Disk of a serverless endpoint, in bytes.
 SERVERLESS_DISK = 5 * 1024**3
+#: SageMaker's own default for instances without a disk of their own.
+INSTANCE_VOLUME_GB = 30
 ENTRY = "code/inference.py"
 _CHUNK = 1 << 20
 
@@ -25,32 +27,54 @@ def archive_checks(
     again = "package it again: python -m flows.full_pipeline --from package"
     try:
         path = store.path("package", package.sha256) / ARCHIVE
-        members, unpacked, manifest = _read(path)
+        room, where, remedy = _room(config)
+        members, unpacked, manifest = _read(path, room)
     except ArtifactError as error:
         yield bad("archive", str(error), again)
         return
     except (OSError, EOFError, ValueError) as error:
         yield bad("archive", f"{ARCHIVE} is damaged: {error}", again)
         return
+    size = path.stat().st_size
+    if max(size, unpacked) > room:
+        found = f"{_gb(size)}, {_gb(unpacked)} or more unpacked; {where} holds {_gb(room)}"
+        yield bad("archive size", found, remedy)
+        return
+    yield good("archive size", f"{_gb(size)}, {_gb(unpacked)} unpacked; {where} holds {_gb(room)}")
     yield from _members(members, again)
-    yield from _sizes(config, path.stat().st_size, unpacked)
     yield from _python(config, package, target)
     yield from _transformers(plan, package, manifest, target)
 
 
-def _read(path: Path) -> tuple[list[str], int, dict[str, str]]:
-    """Return members, bytes unpacked and the versions that the manifest names; reads to the end, checksum included."""
+def _room(config: PipelineConfig) -> tuple[int, str, str]:
+    """Return the bytes that the archive may have and unpack to, what has so many, and what to do about too little."""
+    deploy = config.deploy
+    if deploy.target == "serverless":
+        return SERVERLESS_DISK, "a serverless endpoint", 'package.quantisation "int8", or deploy.target "real-time"'
+    volume = deploy.volume_size_gb or INSTANCE_VOLUME_GB
+    return volume * 1024**3, f"a volume of {volume} GB", "raise deploy.volume_size_gb"
+
+
+def _read(path: Path, most: int) -> tuple[list[str], int, dict[str, str]]:
+    """Return members, bytes unpacked and the versions that the manifest names.
+
+    Reads to the end, checksum included; but stops where it would unpack to more than ``most`` bytes.
+    """
     import gzip
     import tarfile
     import zlib
 
-    members, unpacked, versions = [], 0, {}
+    members: list[str] = []
+    versions: dict[str, str] = {}
+    unpacked = 0
     try:
         with gzip.open(path) as stream:
             with tarfile.open(fileobj=stream, mode="r|") as tar:
                 for member in tar:
                     members.append(member.name.removeprefix("./"))
                     unpacked += member.size
+                    if unpacked > most:
+                        return members, unpacked, versions
                     if members[-1] == "askline.json" and member.isfile():
                         content = tar.extractfile(member)
                         found = json.loads(content.read()) if content else {}
@@ -76,24 +100,6 @@ def _members(members: list[str], again: str) -> Checks:
         )
     else:
         yield bad("archive", f"there is no {ENTRY} in it, so nothing would answer", again)
-
-
-def _sizes(config: PipelineConfig, size: int, unpacked: int) -> Checks:
-    deploy = config.deploy
-    if deploy.target == "serverless":
-        room, where = SERVERLESS_DISK, "the disk of a serverless endpoint"
-        remedy = 'package.quantisation "int8", or deploy.target "real-time"'
-    elif deploy.volume_size_gb is not None:
-        room, where = deploy.volume_size_gb * 1024**3, "deploy.volume_size_gb"
-        remedy = "raise deploy.volume_size_gb"
-    else:
-        yield good("archive size", f"{_gb(size)}, {_gb(unpacked)} unpacked")
-        return
-    # While it is unpacked, both lie on the disk.
-    if unpacked > room or size > room:
-        yield bad("archive size", f"{_gb(size)}, {_gb(unpacked)} unpacked; {where} holds {_gb(room)}", remedy)
-    else:
-        yield good("archive size", f"{_gb(size)}, {_gb(unpacked)} unpacked, of {_gb(room)}")
 
 
 def _python(config: PipelineConfig, package: PackageRef, target: Target) -> Checks:

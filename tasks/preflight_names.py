@@ -22,10 +22,15 @@ def name_checks(config: PipelineConfig, plan: DeployPlan) -> Checks:
 
 
 def _region(config: PipelineConfig, plan: DeployPlan) -> Checks:
+    from botocore.exceptions import UnknownRegionError
     from botocore.session import get_session
 
     session = get_session()
-    partition = session.get_partition_for_region(plan.region)
+    try:
+        partition = session.get_partition_for_region(plan.region)
+    except UnknownRegionError:
+        yield bad("region", f"AWS has no region {plan.region}", "set region to one of AWS's, such as us-east-1")
+        return
     wanted = ["sagemaker", *(("apigateway", "lambda") if config.api.enabled else ())]
     # Endpoint data lags behind new regions: a region that it knows for S3, and not for this, lacks the service.
     known = session.get_available_regions("s3", partition_name=partition)

@@ -4,7 +4,7 @@ The statements are those of :mod:`deployments.iam`. What the simulation does not
 organisation's limits on other resources) can still refuse a call; what it says is missing, is.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from askline.clients import aws_client
@@ -20,8 +20,16 @@ _ANY = "preflight"
 _PERMISSION = "iam:SimulatePrincipalPolicy"
 
 
-def permission_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) -> Checks:
-    """Yield whether the role and the caller have every permission that the configuration needs."""
+def permission_checks(
+    config: PipelineConfig, plan: DeployPlan, *, target: Target, found: Sequence[PreflightCheck] = ()
+) -> Checks:
+    """Yield whether the role and the caller have every permission that the configuration needs.
+
+    Parameters
+    ----------
+    found
+        What was checked before: of a role that is not as it must be, the permissions are not looked at.
+    """
     from deployments.iam.deployer import deployer_policies
     from deployments.iam.execution import execution_policy
     from deployments.iam.scope import scope_of
@@ -32,7 +40,9 @@ def permission_checks(config: PipelineConfig, plan: DeployPlan, *, target: Targe
     except ConfigError as error:
         yield unknown("permissions", f"not checked: {error}")
         return
-    if config.deploy.role_arn is not None:
+    if any(check.name == "role" and check.passed is False for check in found):
+        yield unknown("role's permissions", "not checked: see role")
+    elif config.deploy.role_arn is not None:
         role = execution_policy(scope)
         yield from made(
             "role's permissions",

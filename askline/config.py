@@ -76,9 +76,6 @@ class ClusterConfig(Section):
     """torchrun on several machines: host:port at which they meet; the host is one of them."""
     restarts: int = Field(1, ge=0, le=10)
     """How often torchrun starts all processes again, from the newest checkpoint, when one has failed."""
-    fsdp: bool = False
-    """Divide the weights, gradients and optimizer state over the processes (FSDP), for a base that does not fit one
-    GPU; otherwise each process holds all of them (DDP)."""
     instance_type: str = Field("ml.g5.xlarge", pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
     """SageMaker instance; the Hugging Face training images need one with a GPU."""
     instance_count: int = Field(1, ge=1, le=20)

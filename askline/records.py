@@ -163,6 +163,8 @@ class ChampionRef(Record):
 
     mlkey: str
     endpoint: str
+    target_model: str | None = None
+    """Of an endpoint with several models, the one that is meant."""
     model_version: str
     """The first 12 digits of its model's sha256."""
     archive_sha256: str

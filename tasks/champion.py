@@ -22,7 +22,8 @@ from askline.records import ChampionRef, Comparison, DatasetRef, ModelRef, Paire
 from askline.store import ArtifactStore
 from tasks import registry
 from tasks.aws.errors import explained, is_missing
-from tasks.comparison.asking import COLD_SECONDS, EndpointAnswer, ask_endpoint
+from tasks.aws.invocation import COLD_SECONDS
+from tasks.comparison.asking import EndpointAnswer, ask_endpoint
 from tasks.comparison.paired import Pair, compare
 from tasks.comparison.verdict import verdict
 from tasks.evaluation.text import exact_match, normalise, token_f1
@@ -89,6 +90,7 @@ def challenge(
             champion.endpoint,
             [row.question for row in rows],
             target=target,
+            target_model=champion.target_model,
             cold_seconds=cold_seconds,
             progress=progress,
         )
@@ -143,6 +145,7 @@ def find_champion(mlkey: str, *, target: Target) -> ChampionRef | None:
     return ChampionRef(
         mlkey=mlkey,
         endpoint=entry.endpoint,
+        target_model=entry.target_model,
         model_version=entry.model_version,
         archive_sha256=entry.archive_sha256,
         dataset=entry.dataset,

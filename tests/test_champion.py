@@ -202,6 +202,7 @@ class Cloud:
         self.requests: list[list[str]] = []
         self.refusals: list[tuple[int, str]] = []
         self.bare = False
+        self.target_model: str | None = None
         self.most = 32
 
     def answer(self, path: str, operation: str, body: dict[str, Any]) -> tuple[int, str, Any]:
@@ -237,8 +238,9 @@ def served(cloud: Cloud) -> Iterator[Target]:
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            cloud.target_model = self.headers.get("X-Amzn-SageMaker-Target-Model")
             status, code, content = cloud.answer(self.path, self.headers.get("X-Amz-Target", ""), body)
-            text = json.dumps(content).encode()
+            text = json.dumps(content | {"__type": code} if code else content).encode()
             self.send_response(status)
             for name, value in {"x-amzn-ErrorType": code, "Content-Type": "application/json"}.items():
                 if value:
@@ -306,6 +308,12 @@ def test_bare_answers_are_read_too() -> None:
     cloud = Cloud(str.upper)
     cloud.bare = True
     assert ask(cloud, ["a", "b", "c"], batch=2) == ["A", "B", "C"]
+
+
+def test_of_an_endpoint_with_several_models_the_right_one_is_asked() -> None:
+    cloud = Cloud(str.upper)
+    assert ask(cloud, ["a"], target_model="x.tar.gz") == ["A"]
+    assert cloud.target_model == "x.tar.gz"
 
 
 def test_an_endpoint_of_another_kind_is_named() -> None:

@@ -10,13 +10,11 @@ from askline.errors import CloudError
 from askline.progress import Progress, quiet
 from askline.records import Target
 from tasks.aws.errors import code_of, explained, status_of
+from tasks.aws.invocation import COLD_SECONDS, NOT_YET
 
 #: Questions of one request; the package's contract takes up to 32, and half of that leaves room within 60 s.
 BATCH = 16
-#: A cold start may take as long as SageMaker gives a container to answer its ping.
-COLD_SECONDS = 180.0
-#: Answers that mean "not yet": the model is loading, or no container is free.
-NOT_YET = frozenset({"ModelNotReadyException", "ServiceUnavailable", "ThrottlingException"})
+#: The first pause before a question is asked again, and the longest, in seconds.
 FIRST_WAIT, LONGEST_WAIT = 1.0, 8.0
 
 
@@ -39,6 +37,7 @@ def ask_endpoint(
     questions: Sequence[str],
     *,
     target: Target,
+    target_model: str | None = None,
     batch: int = BATCH,
     cold_seconds: float = COLD_SECONDS,
     first_wait: float = FIRST_WAIT,
@@ -52,6 +51,8 @@ def ask_endpoint(
 
     Parameters
     ----------
+    target_model
+        Of an endpoint with several models, the one that is meant.
     batch
         Questions of one request, 1 to 32.
     cold_seconds
@@ -63,13 +64,15 @@ def ask_endpoint(
         If the endpoint refuses a single question, stays unavailable (then ``retryable``), or answers with something
         that is no answer.
     """
+    whom = {"EndpointName": endpoint} | ({} if target_model is None else {"TargetModel": target_model})
     # One attempt each: the waiting here is bounded, and tells how long it has been.
     runtime = aws_client(target, "sagemaker-runtime", read_timeout=70, retries={"mode": "standard", "max_attempts": 1})
     answers: list[EndpointAnswer] = []
     while len(answers) < len(questions):
         part = questions[len(answers) : len(answers) + batch]
         try:
-            answers += _ask(runtime, endpoint, part, cold_seconds, first_wait, progress, len(answers) / len(questions))
+            share = len(answers) / len(questions)
+            answers += _ask(runtime, whom, part, cold_seconds, first_wait, progress, share)
         except _TooLongError:
             batch = max(1, len(part) // 2)
             continue
@@ -79,7 +82,7 @@ def ask_endpoint(
 
 def _ask(
     runtime: Any,
-    endpoint: str,
+    whom: dict[str, str],
     questions: Sequence[str],
     cold_seconds: float,
     wait: float,
@@ -88,6 +91,7 @@ def _ask(
 ) -> list[EndpointAnswer]:
     from botocore.exceptions import ClientError, ReadTimeoutError
 
+    endpoint = whom["EndpointName"]
     inputs = questions[0] if len(questions) == 1 else list(questions)
     body = json.dumps({"inputs": inputs}, ensure_ascii=False).encode()
     started = time.monotonic()
@@ -95,7 +99,7 @@ def _ask(
         with explained(f"ask the endpoint {endpoint} {len(questions)} questions"):
             try:
                 answer = runtime.invoke_endpoint(
-                    EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=body
+                    **whom, ContentType="application/json", Accept="application/json", Body=body
                 )
                 return _read(answer["Body"].read().decode("utf-8"), len(questions), endpoint)
             except ReadTimeoutError as error:
@@ -128,11 +132,9 @@ def _read(text: str, count: int, endpoint: str) -> list[EndpointAnswer]:
             texts = [document] if isinstance(document, str) else document
             answers = [EndpointAnswer(str(each), False, None) for each in texts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CloudError(
-            f"the endpoint {endpoint} gave no answers, but {text[:300]!r}; it serves another model"
-        ) from error
+        raise CloudError(f"the endpoint {endpoint} does not serve our package: it answered {text[:300]!r}") from error
     if len(answers) != count:
         raise CloudError(
-            f"the endpoint {endpoint} gave {len(answers)} answers to {count} questions; it serves another model"
+            f"the endpoint {endpoint} does not serve our package: it gave {len(answers)} answers to {count} questions"
         )
     return answers

@@ -274,7 +274,7 @@ def proxied(target: Target, call: str) -> Iterator[Target]:
         thread.join()
 
 
-def _package(store: ArtifactStore, version: str, breaks: str | None) -> tuple[PackageRef, Scores]:
+def make_package(store: ArtifactStore, version: str, breaks: str | None) -> tuple[PackageRef, Scores]:
     """Store an archive, and the evaluation that its answers should agree with."""
     code = CODE.format(
         version=version,
@@ -320,7 +320,7 @@ def _package(store: ArtifactStore, version: str, breaks: str | None) -> tuple[Pa
     return package, scores
 
 
-def _act(order: dict[str, Any]) -> Done:
+def act_in_process(order: dict[str, Any]) -> Done:
     """Do what the flow does from the upload on, as one act that undoes itself."""
     target, folder, mlkey = Target.model_validate(order["target"]), Path(order["folder"]), order["mlkey"]
     store = ArtifactStore(folder)
@@ -332,7 +332,7 @@ def _act(order: dict[str, Any]) -> Done:
             config = DeployConfig(mlkey=mlkey, target=order["kind"], image=IMAGE, **size)
         except ValueError as error:
             return Done("failed", str(error))
-        package, scores = _package(store, order["version"], order["breaks"])
+        package, scores = make_package(store, order["version"], order["breaks"])
         sent = upload_package(PackageConfig(), package, mlkey=mlkey, store=store, target=target, tags={})
         endpoint = deploy_serverless(config, sent, package, target=target)
         smoke_invoke(SmokeConfig(questions=3), endpoint, scores, target=target, store=store)
@@ -355,4 +355,4 @@ def _act(order: dict[str, Any]) -> Done:
 
 if __name__ == "__main__":
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
-    print(json.dumps(_act(json.loads(sys.stdin.read()))._asdict()))
+    print(json.dumps(act_in_process(json.loads(sys.stdin.read()))._asdict()))

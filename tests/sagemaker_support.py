@@ -195,7 +195,7 @@ class SageMaker:
         self.config(name, name, memory, concurrency)
         self.api.create_endpoint(EndpointName=name, EndpointConfigName=name)
 
-    def settled(self, name: str, seconds: float = 40) -> dict[str, Any]:
+    def settled(self, name: str, seconds: float = 60) -> dict[str, Any]:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             described: dict[str, Any] = self.api.describe_endpoint(EndpointName=name)
@@ -238,7 +238,7 @@ def echo(word: str) -> dict[str, str]:
     return {"code/inference.py": ECHO, "word.txt": word}
 
 
-def eventually(look: Callable[[], Any], seconds: float = 20) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 40) -> Any:
     """Return what ``look`` returns as soon as that is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

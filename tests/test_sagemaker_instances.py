@@ -1,5 +1,6 @@
 """The embedded SageMaker's real-time endpoints: instances, data capture, guarded updates, many models."""
 
+import asyncio
 import contextlib
 import json
 import time
@@ -13,6 +14,8 @@ import pytest
 from sagemaker_support import BUCKET, IMAGE, Aws, SageMaker, client, echo, eventually, refused
 
 from local_cloud.sagemaker.instances import instance_type
+from local_cloud.sagemaker.multimodel import MultiModelDeployment
+from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.shifting import steps
 
 pytestmark = pytest.mark.slow
@@ -37,7 +40,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
 @pytest.fixture(scope="module")
 def sagemaker(aws: Aws, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SageMaker]:
     folder = tmp_path_factory.mktemp("sagemaker")
-    sagemaker = SageMaker(aws, folder, "--startup-seconds", "30", "--minute-seconds", "4")
+    sagemaker = SageMaker(aws, folder, "--startup-seconds", "60", "--minute-seconds", "4", "--idle-seconds", "0.5")
     yield sagemaker
     sagemaker.stop()
 
@@ -341,89 +344,120 @@ def test_many_models_behind_one_endpoint_are_loaded_when_they_are_called(
     eventually(lambda: alive(sagemaker, "colours") == 0)
 
 
+class Loaded:
+    """A loaded model, as far as its memory goes."""
+
+    def __init__(self, megabytes: float, last_used: float, in_flight: int = 0) -> None:
+        self.last_used, self.in_flight, self.gone = last_used, in_flight, False
+        self._megabytes = megabytes
+
+    def resident_mb(self) -> float:
+        return self._megabytes
+
+    async def remove(self) -> None:
+        self.gone = True
+
+
+def test_the_longest_unused_models_make_room(tmp_path: Path) -> None:
+    settings = Settings(state_dir=tmp_path, s3_url="", iam_url="", sns_url="", cloudwatch_url="")
+    variant = {"VariantName": "AllTraffic", "InstanceType": "ml.c5.large", "InitialInstanceCount": 1}
+    facts = {"Generation": "g", "Variant": variant, "Container": {"Mode": "MultiModel"}}
+    models = {
+        "old but busy": Loaded(1500, last_used=1, in_flight=1),
+        "old": Loaded(1500, last_used=2),
+        "older than new": Loaded(1500, last_used=3),
+        "new": Loaded(500, last_used=4),
+    }
+
+    async def tidy() -> None:
+        deployment = MultiModelDeployment("e", facts, settings, None)
+        deployment._loaded = dict(models)  # type: ignore[arg-type]
+        await deployment._make_room()  # 5,000 MB are used, and there are 4,096
+        assert set(deployment._loaded) == {"old but busy", "older than new", "new"}
+
+    asyncio.run(tidy())
+    assert [name for name, model in models.items() if model.gone] == ["old"]
+
+
 # -- provisioned concurrency -----------------------------------------------------------------------------------------
 
 
-def test_provisioned_concurrency_stays_warm(aws: Aws, url: str, tmp_path: Path) -> None:
-    own = SageMaker(aws, tmp_path, "--idle-seconds", "0.5")
-    try:
-        own.model("warm", url)
-        serverless = {"MemorySizeInMB": 1024, "MaxConcurrency": 4, "ProvisionedConcurrency": 2}
-        own.config("warm", "warm", ServerlessConfig=serverless)
-        own.api.create_endpoint(EndpointName="warm", EndpointConfigName="warm")
-        own.settled("warm")
-        time.sleep(2)
-        first = pids(own, "warm")
-        assert len(first) == alive(own, "warm") == 2
-        time.sleep(1.5)
-        assert pids(own, "warm") == first
-        change: dict[str, Any] = {"EndpointName": "warm"}
-        for wanted, code in ((5, "ValidationException"), (1, None)):
-            capacity = {"VariantName": "AllTraffic", "ServerlessUpdateConfig": {"ProvisionedConcurrency": wanted}}
-            change["DesiredWeightsAndCapacities"] = [capacity]
-            if code:
-                with refused(code, "MaxConcurrency"):
-                    own.api.update_endpoint_weights_and_capacities(**change)
-            else:
-                own.api.update_endpoint_weights_and_capacities(**change)
-                own.settled("warm")
-        assert own.variant("warm")["CurrentServerlessConfig"]["ProvisionedConcurrency"] == 1
-        eventually(lambda: alive(own, "warm") == 1)
-    finally:
-        own.stop()
+def test_provisioned_concurrency_stays_warm(sagemaker: SageMaker, url: str) -> None:
+    sagemaker.model("warm", url)
+    serverless = {"MemorySizeInMB": 1024, "MaxConcurrency": 4, "ProvisionedConcurrency": 2}
+    sagemaker.config("warm", "warm", ServerlessConfig=serverless)
+    sagemaker.api.create_endpoint(EndpointName="warm", EndpointConfigName="warm")
+    sagemaker.settled("warm")
+    time.sleep(2)
+    first = pids(sagemaker, "warm")
+    assert len(first) == alive(sagemaker, "warm") == 2
+    time.sleep(1.5)
+    assert pids(sagemaker, "warm") == first
+    change: dict[str, Any] = {"EndpointName": "warm"}
+    for wanted, code in ((5, "ValidationException"), (1, None)):
+        capacity = {"VariantName": "AllTraffic", "ServerlessUpdateConfig": {"ProvisionedConcurrency": wanted}}
+        change["DesiredWeightsAndCapacities"] = [capacity]
+        if code:
+            with refused(code, "MaxConcurrency"):
+                sagemaker.api.update_endpoint_weights_and_capacities(**change)
+        else:
+            sagemaker.api.update_endpoint_weights_and_capacities(**change)
+            sagemaker.settled("warm")
+    assert sagemaker.variant("warm")["CurrentServerlessConfig"]["ProvisionedConcurrency"] == 1
+    eventually(lambda: alive(sagemaker, "warm") == 1)
+    sagemaker.api.delete_endpoint(EndpointName="warm")
+    eventually(lambda: alive(sagemaker, "warm") == 0)
 
 
 # -- quotas ----------------------------------------------------------------------------------------------------------
 
 
-def test_quotas_bound_what_is_created(aws: Aws, url: str, tmp_path: Path) -> None:
-    own = SageMaker(aws, tmp_path)
-    try:
-        api = client("service-quotas", own.url)
-        listed = [
-            quota
-            for page in api.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
-            for quota in page["Quotas"]
-        ]
-        by_name = {quota["QuotaName"]: quota for quota in listed}
-        quota = by_name["ml.m5.xlarge for endpoint usage"]
-        assert (quota["QuotaCode"], quota["Value"]) == ("L-2F737F8D", 20)
-        (own.state / "quotas.json").write_text(
-            json.dumps(
-                {
-                    "ml.m5.xlarge for endpoint usage": 0,
-                    "Memory size in MB per serverless endpoint": 3072,
-                    "Maximum total concurrency that can be allocated across all serverless endpoints": 10,
-                }
-            )
+def test_quotas_bound_what_is_created(sagemaker: SageMaker, url: str) -> None:
+    api = client("service-quotas", sagemaker.url)
+    listed = [
+        quota
+        for page in api.get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+        for quota in page["Quotas"]
+    ]
+    by_name = {quota["QuotaName"]: quota for quota in listed}
+    quota = by_name["ml.m5.xlarge for endpoint usage"]
+    assert (quota["QuotaCode"], quota["Value"]) == ("L-2F737F8D", 20)
+    (sagemaker.state / "quotas.json").write_text(
+        json.dumps(
+            {
+                "ml.m5.xlarge for endpoint usage": 0,
+                "Memory size in MB per serverless endpoint": 3072,
+                "Maximum total concurrency that can be allocated across all serverless endpoints": 10,
+            }
         )
-        code = {"ServiceCode": "sagemaker", "QuotaCode": quota["QuotaCode"]}
-        assert api.get_service_quota(**code)["Quota"]["Value"] == 0
-        assert api.get_aws_default_service_quota(**code)["Quota"]["Value"] == 20
-        with refused("NoSuchResourceException"):
-            api.get_service_quota(ServiceCode="sagemaker", QuotaCode="L-00000000")
-        own.model("q", url)
-        own.config("instances", "q", InstanceType="ml.m5.xlarge", InitialInstanceCount=2)
-        own.config("large", "q", memory=4096)
-        own.config("wide", "q", concurrency=11)
-        own.config("fits", "q", concurrency=6)
-        for config, words in (
-            (
-                "instances",
-                "The account-level service limit 'ml.m5.xlarge for endpoint usage' is 0 Instances, with current "
-                "utilization of 0 Instances and a request delta of 2 Instances. Please use AWS Service Quotas",
-            ),
-            ("large", "'Memory size in MB per serverless endpoint' is 3072 MBs"),
-            ("wide", "across all serverless endpoints' is 10, with current utilization of 0 and a request delta of 11"),
-        ):
-            with refused("ResourceLimitExceeded", words):
-                own.api.create_endpoint(EndpointName="q", EndpointConfigName=config)
-        assert own.api.list_endpoints()["Endpoints"] == []
-        own.api.create_endpoint(EndpointName="first", EndpointConfigName="fits")
-        own.settled("first")
-        with refused("ResourceLimitExceeded", "current utilization of 6 and a request delta of 6"):
-            own.api.create_endpoint(EndpointName="second", EndpointConfigName="fits")
-        own.api.update_endpoint(EndpointName="first", EndpointConfigName="fits")  # its own 6 become 6
-        assert own.settled("first")["EndpointStatus"] == "InService"
-    finally:
-        own.stop()
+    )
+    code = {"ServiceCode": "sagemaker", "QuotaCode": quota["QuotaCode"]}
+    assert api.get_service_quota(**code)["Quota"]["Value"] == 0
+    assert api.get_aws_default_service_quota(**code)["Quota"]["Value"] == 20
+    with refused("NoSuchResourceException"):
+        api.get_service_quota(ServiceCode="sagemaker", QuotaCode="L-00000000")
+    sagemaker.model("q", url)
+    sagemaker.config("instances", "q", InstanceType="ml.m5.xlarge", InitialInstanceCount=2)
+    sagemaker.config("large", "q", memory=4096)
+    sagemaker.config("wide", "q", concurrency=11)
+    sagemaker.config("fits", "q", concurrency=6)
+    for config, words in (
+        (
+            "instances",
+            "The account-level service limit 'ml.m5.xlarge for endpoint usage' is 0 Instances, with current "
+            "utilization of 0 Instances and a request delta of 2 Instances. Please use AWS Service Quotas",
+        ),
+        ("large", "'Memory size in MB per serverless endpoint' is 3072 MBs"),
+        ("wide", "across all serverless endpoints' is 10, with current utilization of 0 and a request delta of 11"),
+    ):
+        with refused("ResourceLimitExceeded", words):
+            sagemaker.api.create_endpoint(EndpointName="q", EndpointConfigName=config)
+    assert sagemaker.api.list_endpoints(NameContains="q")["Endpoints"] == []
+    sagemaker.api.create_endpoint(EndpointName="first", EndpointConfigName="fits")
+    sagemaker.settled("first")
+    with refused("ResourceLimitExceeded", "current utilization of 6 and a request delta of 6"):
+        sagemaker.api.create_endpoint(EndpointName="second", EndpointConfigName="fits")
+    sagemaker.api.update_endpoint(EndpointName="first", EndpointConfigName="fits")  # its own 6 become 6
+    assert sagemaker.settled("first")["EndpointStatus"] == "InService"
+    (sagemaker.state / "quotas.json").unlink()
+    assert api.get_service_quota(**code)["Quota"]["Value"] == 20

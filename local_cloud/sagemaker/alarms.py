@@ -36,7 +36,8 @@ class Alarms:
         found = await asyncio.to_thread(self._describe, names)
         for alarm in found.values():
             state = self._judge(alarm)
-            if state is not None and state != self._judged.get(alarm["AlarmName"]):
+            new = state != self._judged.get(alarm["AlarmName"]) or alarm["StateValue"] == "INSUFFICIENT_DATA"
+            if state is not None and new:
                 self._judged[alarm["AlarmName"]] = state
                 if state != alarm["StateValue"]:
                     alarm["StateValue"] = state

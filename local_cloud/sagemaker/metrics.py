@@ -23,15 +23,19 @@ _STATISTICS: dict[str, Callable[[list[float]], float]] = {
 
 
 class Metrics:
-    """Points by metric, endpoint and variant (empty for what is measured of a whole endpoint)."""
+    """Points by metric, endpoint and variant (empty for what is measured of a whole endpoint).
 
-    def __init__(self, minute_seconds: float) -> None:
+    ``now`` is the clock, in seconds.
+    """
+
+    def __init__(self, minute_seconds: float, now: Callable[[], float] = time.time) -> None:
         self.minute_seconds = minute_seconds
+        self._now = now
         self._points: dict[tuple[str, str, str], deque[Point]] = defaultdict(lambda: deque(maxlen=_MOST_POINTS))
 
     def record(self, metric: str, endpoint: str, variant: str, value: float) -> None:
         """Add one point, now."""
-        now = time.time()
+        now = self._now()
         points = self._points[metric, endpoint, variant]
         points.append((now, value))
         while points and points[0][0] < now - _KEPT_MINUTES * self.minute_seconds:
@@ -45,7 +49,7 @@ class Metrics:
         None stands for a period without points.
         """
         length = minutes * self.minute_seconds
-        end = time.time() // length * length
+        end = self._now() // length * length
         periods: list[list[float]] = [[] for _ in range(count)]
         for at, value in self._points.get((metric, endpoint, variant), ()):
             place = count - 1 - int((end - at) // length)

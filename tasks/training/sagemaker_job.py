@@ -17,7 +17,7 @@ from askline.errors import ConfigError, PackageError, TrainingError
 from askline.progress import Progress, part, quiet
 from askline.records import Target
 from askline.store import sha256_of_file
-from tasks.aws.errors import code_of, explained
+from tasks.aws.errors import code_of, explained, is_missing
 from tasks.packaging.archive import unpack
 from tasks.training.entry import RESULT
 from tasks.training.job import JobResult, TrainingJob
@@ -67,6 +67,8 @@ def run_on_sagemaker(
     client = aws_client(target, "sagemaker")
     base_name = f"askline-{key}"
     name = running_or_done(client, base_name)
+    if name is not None and lost_its_model(name, client, aws_client(target, "s3")):
+        name = None
     if name is None:
         progress(0.0, "uploading the dataset and the base")
         place = f"{cluster.prefix}/{key}"
@@ -99,6 +101,24 @@ def running_or_done(client: Any, base_name: str) -> str | None:
             if summary["TrainingJobStatus"] == status and summary["TrainingJobName"].startswith(base_name):
                 return str(summary["TrainingJobName"])
     return None
+
+
+def lost_its_model(name: str, client: Any, s3: Any) -> bool:
+    """Say whether a job has completed and its model has been deleted from S3 since."""
+    from botocore.exceptions import ClientError
+
+    with explained(f"look at the training job {name}"):
+        job = client.describe_training_job(TrainingJobName=name)
+        if job["TrainingJobStatus"] != "Completed":
+            return False
+        bucket, _, key = job["ModelArtifacts"]["S3ModelArtifacts"].removeprefix("s3://").partition("/")
+        try:
+            s3.head_object(Bucket=bucket, Key=key)
+        except ClientError as error:
+            if not is_missing(error):
+                raise
+            return True
+    return False
 
 
 def _settle(client: Any, base_name: str) -> str:

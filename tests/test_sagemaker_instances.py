@@ -199,7 +199,7 @@ def test_no_call_fails_while_instances_and_versions_come_and_go(sagemaker: SageM
             over = True
         answers = [asker.result(30) for asker in askers]  # raises what a call raised
     assert all(each[0] == "one" and each[-1] == "three" for each in answers)
-    assert sum(map(len, answers)) > 50
+    assert sum(map(len, answers)) > 10
 
 
 def test_what_instances_have_is_checked(sagemaker: SageMaker, two: str) -> None:

@@ -396,6 +396,8 @@ def test_the_pipeline_runs_on_its_policies_and_on_no_statement_less(place: Place
     assert unused <= {
         "s3:AbortMultipartUpload",  # after an upload that was cut, which tests/test_upload.py provokes
         "s3:ListBucketMultipartUploads",
+        "application-autoscaling:DescribeScalableTargets",  # where something can scale
+        "application-autoscaling:DescribeScalingPolicies",
         "s3:ListMultipartUploadParts",
         "s3:PutObjectTagging",  # sent with PutObject
         "cloudformation:DescribeStackEvents",  # for a stack that failed

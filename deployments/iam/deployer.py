@@ -114,6 +114,19 @@ def _deploy(scope: Scope) -> Iterator[Statement]:
         resources=tuple(scope.arn("sagemaker", f"{kind}/*") for kind in ("endpoint", "endpoint-config", "model")),
     )
     yield Statement(
+        sid="ScaleLook",
+        step="look how endpoints scale: what is deployed, and what is taken down with one",
+        actions=(
+            "application-autoscaling:DescribeScalableTargets",
+            "application-autoscaling:DescribeScalingPolicies",
+        ),
+        resources=("*",),
+        why_any="Application Auto Scaling has no resources for reading",
+        without_it=""
+        if scope.config.deploy.autoscaling.max
+        else "what scales is not seen, nor ended with its endpoint",
+    )
+    yield Statement(
         sid="DeployModel",
         step="create the model and its configuration",
         actions=("sagemaker:AddTags", "sagemaker:CreateEndpointConfig", "sagemaker:CreateModel"),
@@ -170,16 +183,6 @@ def _of_the_target(scope: Scope) -> Iterator[Statement]:
                 "application-autoscaling:RegisterScalableTarget",
             ),
             resources=(scaling,),
-        )
-        yield Statement(
-            sid="ScaleLook",
-            step="look how the endpoint scales",
-            actions=(
-                "application-autoscaling:DescribeScalableTargets",
-                "application-autoscaling:DescribeScalingPolicies",
-            ),
-            resources=("*",),
-            why_any="Application Auto Scaling has no resources for reading",
         )
         yield Statement(
             sid="ScaleUpdate",

@@ -86,7 +86,7 @@ def create_app(settings: Settings) -> Starlette:
     runtime = Runtime(state, endpoints, settings, invoker=invoker, queue=queue, capture=capture, metrics=metrics)
     planes = {
         "SageMaker": Plane(control.call, permissions.checks_of),
-        "AnyScaleFrontendService": Plane(scaling.call, _of_no_resource("application-autoscaling")),
+        "AnyScaleFrontendService": Plane(scaling.call, permissions.scaling_checks),
         "ServiceQuotasV20190624": Plane(quotas.call, _of_no_resource("servicequotas")),
     }
 

@@ -138,6 +138,17 @@ async def role_reads(iam: Any, operation: str, request: Any, settings: Settings)
             )
 
 
+def scaling_checks(operation: str, request: Any, settings: Settings) -> Iterator[Check]:
+    """Yield what a request to Application Auto Scaling takes: looking has no resource, changing a scalable target."""
+    action = f"application-autoscaling:{operation}"
+    if operation.startswith("Describe"):
+        yield Check(action, "*")
+        return
+    place = f"arn:aws:application-autoscaling:{settings.region}:{settings.account}:scalable-target"
+    name = request.get("ResourceId", "*") if isinstance(request, dict) else "*"
+    yield Check(action, f"{place}/{name}")
+
+
 def invocation(endpoint: str, settings: Settings, *, asynchronous: bool = False) -> Iterator[Check]:
     """Yield what a call of the runtime takes."""
     action = "sagemaker:InvokeEndpointAsync" if asynchronous else "sagemaker:InvokeEndpoint"

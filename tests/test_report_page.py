@@ -64,7 +64,7 @@ def log(steps: int = 120) -> list[dict[str, Any]]:
         }
         for n in range(1, steps + 1)
     ]
-    return [*rows, {"step": 60, "eval_exact_match": 0.3}, {"step": 120, "eval_exact_match": 0.5}]
+    return rows
 
 
 def made(store: ArtifactStore) -> dict[str, Any]:
@@ -80,6 +80,8 @@ def made(store: ArtifactStore) -> dict[str, Any]:
         dataset = dataset.model_copy(update={"sha256": draft.commit(), "warnings": ("line 7 contradicts line 3",)})
     with store.new("model") as draft:
         (draft.folder / "training_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in log()))
+        measured = [{"step": 60, "exact_match": 0.3}, {"step": 120, "exact_match": 0.5}]
+        (draft.folder / "validation_log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in measured))
         (draft.folder / "askline.json").write_text(json.dumps({"versions": {"torch": "2"}}))
         model = ModelRef(
             sha256=draft.commit(),
@@ -95,6 +97,8 @@ def made(store: ArtifactStore) -> dict[str, Any]:
             seconds=80,
             max_source_tokens=128,
             max_target_tokens=64,
+            choices=("fp32: this processor has no bf16",),
+            rates={"tokens_per_second": 5000.0, "mfu": 0.4},
         )
     lines = [
         {
@@ -246,6 +250,8 @@ def test_the_page_in_chromium(opened: Any, reports: dict[str, RunReport]) -> Non
     assert tab.value("document.querySelectorAll('#training svg').length") == 1
     assert tab.value("document.querySelectorAll('#confidence svg').length") == 1
     assert "exact match" in tab.text_of("training")
+    assert "5,000 tokens a second, 40.0 % of the machine's" in tab.text_of("training")
+    assert "no bf16" in tab.text_of("choices")
     tab.value("document.querySelectorAll('.sortable th button')[2].click()")
     column = "[...document.querySelectorAll('.sortable tbody tr')].map(row => row.cells[2].textContent)"
     found = tab.value(column)

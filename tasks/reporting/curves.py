@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean as mean
 from typing import Any, NamedTuple
 
@@ -91,15 +92,23 @@ class Picture(NamedTuple):
 
 
 def read_training_log(model: ModelRef, store: ArtifactStore) -> list[dict[str, Any]]:
-    """Return the entries of ``training_log.jsonl``, in order.
+    """Return the entries of ``training_log.jsonl``, in order, and what early stopping measured as ``eval_…`` entries.
 
     Raises
     ------
     ArtifactError
         If the model artifact is missing or damaged.
     """
-    text = (store.verify("model", model.sha256) / "training_log.jsonl").read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.split("\n") if line]
+    folder = store.verify("model", model.sha256)
+    log = _lines(folder / "training_log.jsonl")
+    measured = folder / "validation_log.jsonl"
+    for entry in _lines(measured) if measured.is_file() else ():
+        log.append({name if name == "step" else f"eval_{name}": value for name, value in entry.items()})
+    return log
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def training(log: Sequence[Mapping[str, Any]]) -> Picture | None:

@@ -304,11 +304,7 @@ def _endpoint(report: RunReport, store: ArtifactStore) -> list[Block]:
 def _choices(report: RunReport, store: ArtifactStore) -> list[Block]:
     rows = []
     if report.model is not None:
-        # The training says itself what it chose, where it does.
-        chosen = getattr(report.model, "choices", None) or {}
-        rows += [[str(name), _said(value)] for name, value in (chosen.items() if isinstance(chosen, dict) else ())]
-        if not rows:
-            rows.append(["training.precision", report.model.precision])
+        rows += [["training", reason] for reason in report.model.choices or (report.model.precision,)]
     if report.dataset is not None:
         rows.append(["dataset.split_by", report.dataset.split_by])
         columns = f"{report.dataset.question_column} → {report.dataset.answer_column}"

@@ -71,18 +71,26 @@ def lengths(found: dict[str, Any]) -> Table | None:
 
 def model(record: ModelRef) -> Table:
     """Return the facts of a trained model."""
-    return Table(
-        ["fact", "value"],
-        [
-            ["base", record.base + (f" at {record.base_revision[:12]}" if record.base_revision else "")],
-            ["parameters", f"{record.parameters:,}"],
-            ["trained", f"{record.steps:,} steps, {record.epochs:.1f} epochs, {record.seconds:.0f} s"],
-            ["training loss", f"{record.train_loss:.4f}"],
-            ["precision", record.precision],
-            ["tokens, at most", f"{record.max_source_tokens} of a prompt, {record.max_target_tokens} of an answer"],
-            ["prompt", record.prompt],
-        ],
-    )
+    rows = [
+        ["base", record.base + (f" at {record.base_revision[:12]}" if record.base_revision else "")],
+        ["parameters", f"{record.parameters:,}"],
+        ["trained", f"{record.steps:,} steps, {record.epochs:.1f} epochs, {record.seconds:.0f} s"],
+        ["training loss", f"{record.train_loss:.4f}"],
+        ["precision", record.precision],
+        ["tokens, at most", f"{record.max_source_tokens} of a prompt, {record.max_target_tokens} of an answer"],
+        ["prompt", record.prompt],
+    ]
+    if record.trained_parameters is not None:
+        rows.insert(2, ["of these trained", f"{record.trained_parameters:,}"])
+    if record.best_step is not None:
+        best = "" if record.best_exact_match is None else f", exact match {percent(record.best_exact_match)}"
+        rows.append(["weights kept", f"of step {record.best_step:,}{best} on the validation questions"])
+    units = {"tokens_per_second": "tokens a second", "samples_per_second": "questions a second"}
+    units |= {"memory_mb": "MiB of memory at most"}
+    said = [f"{record.rates[name]:,.0f} {unit}" for name, unit in units.items() if name in record.rates]
+    if "mfu" in record.rates:
+        said.append(f"{percent(record.rates['mfu'])} of the machine's measured matmul peak")
+    return Table(["fact", "value"], [*rows, ["speed", ", ".join(said)]] if said else rows)
 
 
 def scores(record: Scores) -> Table:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from pathlib import Path
@@ -65,14 +64,16 @@ def is_whole(checkpoint: Path, *, processes: int = 1) -> bool:
 
 
 def seal(written: Path) -> None:
-    """Write the manifest of a finished checkpoint, and bring all of it to the disk."""
+    """Write the manifest of a finished checkpoint.
+
+    Nothing waits for the disk: a file that a power cut left incomplete does not match, and the checkpoint before
+    counts.
+    """
     files = sorted(path for path in written.rglob("*") if path.is_file())
     about = {
         path.relative_to(written).as_posix(): {"size": path.stat().st_size, "sha256": _sha256(path)} for path in files
     }
     (written / MANIFEST).write_text(json.dumps({"files": about}, indent=1), encoding="utf-8")
-    for path in [*files, written / MANIFEST, written]:
-        _sync(path)
 
 
 def publish(written: Path, folder: Path) -> Path:
@@ -81,7 +82,6 @@ def publish(written: Path, folder: Path) -> Path:
     if final.exists():  # damaged, or it would have been resumed from
         shutil.rmtree(final)
     written.rename(final)
-    _sync(folder)
     return final
 
 
@@ -96,11 +96,3 @@ def thin_out(folder: Path, *, kept: int = KEPT, spare: Path | None = None) -> No
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

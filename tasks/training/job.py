@@ -102,6 +102,11 @@ def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
 
     try:
         return _run(job, progress)
+    except MemoryError as error:
+        raise TrainingError(
+            "out of memory, though not in a step of the training: the model itself, the optimizer's state or a "
+            "checkpoint did not fit. Train with --training.lora.rank 16, or use a smaller base or a larger machine"
+        ) from error
     except HalfOverflowError as error:
         if job.config.precision != "auto":
             raise TrainingError(f"{error}; use --training.precision fp32, or bf16 where the GPU has it") from error
@@ -160,8 +165,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
     if config.lora.rank is not None:
         from tasks.training.lora import add_adapter
 
-        revision = job.about.get("base", {}).get("revision")
-        model = add_adapter(model, config.lora, base=job.base_name, revision=revision, seed=recipe.seed)
+        model = add_adapter(model, config.lora, seed=recipe.seed)
         trained = model.num_parameters(only_trainable=True)
     early = None
     if validation:
@@ -261,6 +265,8 @@ def _write(
     pieces: Path | None,
     early: Any,
 ) -> None:
+    from safetensors import SafetensorError
+
     from tasks.training.export import export
 
     config = job.config
@@ -268,7 +274,8 @@ def _write(
         if config.lora.rank is not None:
             from tasks.training.lora import merge
 
-            model = merge(model, job.output)
+            revision = job.about.get("base", {}).get("revision")
+            model = merge(model, job.output, base=job.base_name, revision=revision)
         export(model, tokenizer, job.output, pieces=pieces, max_target_tokens=config.max_target_tokens)
         about = {
             "format": 1,
@@ -290,10 +297,10 @@ def _write(
         (job.output / "training_log.jsonl").write_text(text, encoding="utf-8")
         if early is not None:
             (job.output / "validation_log.jsonl").write_text(early.log(), encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise TrainingError(
-            f"cannot write the model to {job.output}: {error.strerror}. Free some space; the next run goes on from the "
-            "last checkpoint"
+            f"cannot write the model to {job.output}: {getattr(error, 'strerror', None) or error}. Free some space; "
+            "the next run goes on from the last checkpoint"
         ) from error
 
 

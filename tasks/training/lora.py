@@ -12,7 +12,7 @@ from askline.errors import TrainingError
 ADAPTER = "adapter"
 
 
-def add_adapter(model: Any, config: LoraTuningConfig, *, base: str, revision: str | None, seed: int) -> Any:
+def add_adapter(model: Any, config: LoraTuningConfig, *, seed: int) -> Any:
     """Return the model with an adapter to be trained, its own weights frozen.
 
     Raises
@@ -29,8 +29,6 @@ def add_adapter(model: Any, config: LoraTuningConfig, *, base: str, revision: st
             model,
             LoraConfig(
                 task_type=TaskType.SEQ_2_SEQ_LM,
-                base_model_name_or_path=base,
-                revision=revision,
                 r=config.rank,
                 lora_alpha=config.alpha if config.alpha is not None else 2 * (config.rank or 0),
                 lora_dropout=config.dropout,
@@ -43,13 +41,21 @@ def add_adapter(model: Any, config: LoraTuningConfig, *, base: str, revision: st
             f"no layer of the base is named {' or '.join(config.target_modules)}; --training.lora.target-modules takes "
             f"some of {', '.join(layers)}"
         ) from error
-    adapted.peft_config["default"].base_model_name_or_path = base
-    adapted.peft_config["default"].revision = revision
+    # Each checkpoint would otherwise look for the base's configuration on the Hub; the name is set at the end.
+    adapted.peft_config["default"].base_model_name_or_path = None
     return adapted
 
 
-def merge(adapted: Any, folder: Path) -> Any:
-    """Write the adapter into ``folder / "adapter"``, and return the base with the adapter added into its weights."""
-    adapted.save_pretrained(folder / ADAPTER, safe_serialization=True)
+def merge(adapted: Any, folder: Path, *, base: str, revision: str | None) -> Any:
+    """Write the adapter into ``folder / "adapter"``, and return the base with the adapter added into its weights.
+
+    Parameters
+    ----------
+    base, revision
+        What the adapter belongs to, for whoever loads it: a Hub id and commit, or a folder's name.
+    """
+    adapted.peft_config["default"].base_model_name_or_path = base
+    adapted.peft_config["default"].revision = revision
+    adapted.save_pretrained(folder / ADAPTER, safe_serialization=True, save_embedding_layers=False)
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # the model's own card stands one folder up
     return adapted.merge_and_unload()

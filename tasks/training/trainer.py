@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer
@@ -227,7 +228,7 @@ class RepeatableTrainer(Seq2SeqTrainer):
                 if self._remote is not None:
                     self._remote.save_remote(final)
                 thin_out(folder, spare=self._remote.sending if self._remote else None)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, SafetensorError) as error:
             # torch and safetensors report a full disk as an error of their own, with the system's words in it.
             shutil.rmtree(self._writing, ignore_errors=True)
             raise TrainingError(

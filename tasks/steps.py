@@ -93,10 +93,11 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     **cached_on(
         "tasks.fine_tune",
         "tasks.training",
+        "tasks.evaluation",
         "tasks.prompting",
         "tasks.rows",
         "tasks.threads",
-        libraries=("torch", "transformers", "sentencepiece"),
+        libraries=("torch", "transformers", "sentencepiece", "peft"),
     ),
 )
 def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:

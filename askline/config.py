@@ -211,7 +211,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """How the model is measured, and what it must reach to be published and deployed."""
 
-    batch_size: int = Field(64, ge=1, le=4096)
+    batch_size: int = Field(128, ge=1, le=4096)
     """Questions generated together."""
     min_exact_match: float = Field(0.5, ge=0, le=1)
     """Gate: exact match on the held-out questions must be at least this."""

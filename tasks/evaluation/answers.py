@@ -1,11 +1,23 @@
-"""Asking a model many questions: greedy, in batches of like length, and how sure it was of each answer."""
+"""Asking a model many questions: greedy, in batches of like length, and how sure it was of each answer.
 
-from collections.abc import Sequence
+``generate`` keeps every row of a batch until the last one is finished, and looks at its options again at every token.
+Here the encoder and the decoder are called directly: questions are encoded in pieces that fit the processor's caches,
+many of them are decoded together, and rows that are finished leave. ``docs/training-speed.md`` has the figures.
+"""
+
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from askline.progress import Progress, quiet
+from tasks.activation import one_kernel_gelu
 from tasks.prompting import format_prompt
 from tasks.threads import threads_for
+
+#: Tokens, padding included, that the encoder of a small network takes at once on a CPU: what one layer writes then
+#: stays in the caches. Larger pieces were measured to be slower, 4,000 tokens by a fifth and 20,000 by two thirds.
+ENCODED_TOGETHER = 1024
+#: Finished rows leave once they are so large a share of the batch: leaving copies what is kept of the others.
+LEAVING_SHARE = 0.125
 
 
 class Answered(NamedTuple):
@@ -34,9 +46,16 @@ def answer_with_confidence(
 ) -> list[Answered]:
     """Return the model's answers, in the order of the questions.
 
-    Greedy and in the model's own precision. Questions of like length share a batch, so that little is padded; what
-    is padded is masked, so that an answer does not depend on its neighbours (in fp32, up to ties in the last bit; the
-    confidence, up to its sixth digit or so).
+    Greedy and in the model's own precision: the tokens that ``generate`` gives with ``num_beams=1``. Questions of like
+    length share a batch, so that little is padded; what is padded is masked, so that an answer does not depend on its
+    neighbours (in fp32, up to ties in the last bit; the confidence, up to its sixth digit or so).
+
+    Parameters
+    ----------
+    model
+        A ``T5ForConditionalGeneration``; its ``generation_config`` says where an answer begins and ends.
+    batch_size
+        Most questions that are decoded together, which bounds the memory.
     """
     import torch
 
@@ -47,14 +66,11 @@ def answer_with_confidence(
     answers = [Answered("", 0.0)] * len(prompts)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
-        inputs = tokenizer.pad({"input_ids": [encoded[index] for index in batch]}, return_tensors="pt").to(model.device)
-        chosen = _Chosen()
-        with torch.inference_mode(), threads_for(model):
-            generated = model.generate(
-                **inputs, max_new_tokens=max_target_tokens, do_sample=False, num_beams=1, logits_processor=[chosen]
+        ids, mask = _padded([encoded[index] for index in batch], tokenizer.pad_token_id)
+        with torch.inference_mode(), threads_for(model), one_kernel_gelu(model):
+            generated, confidences = _decode(
+                model, ids.to(model.device), mask.to(model.device), max_new_tokens=max_target_tokens
             )
-            # The first column is the decoder's start token, which was not generated.
-            confidences = chosen.confidences(generated[:, 1:], tokenizer.eos_token_id)
         texts = tokenizer.batch_decode(generated, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         for index, text, confidence in zip(batch, texts, confidences, strict=True):
             answers[index] = Answered(text.strip(), confidence)
@@ -63,30 +79,65 @@ def answer_with_confidence(
     return answers
 
 
-class _Chosen:
-    """Listens to a greedy generation and keeps the log-probability of each token that it chooses.
+def _padded(encoded: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:
+    """Return ids and mask, (rows, tokens of the longest row)."""
+    import torch
 
-    It stands last among the logits processors and hands the scores on as they are. Keeping one number a token instead
-    of a row of the vocabulary makes the memory independent of the answers' length.
-    """
+    length = max(map(len, encoded))
+    ids = [[*row, *[pad] * (length - len(row))] for row in encoded]
+    mask = [[1] * len(row) + [0] * (length - len(row)) for row in encoded]
+    return torch.tensor(ids), torch.tensor(mask)
 
-    def __init__(self) -> None:
-        self._steps: list[Any] = []
 
-    def __call__(self, input_ids: Any, scores: Any) -> Any:
-        # Greedy search takes the token of the highest score, so its log-probability is the largest.
-        self._steps.append(scores.log_softmax(dim=-1).amax(dim=-1))
-        return scores
+def _decode(model: Any, ids: Any, mask: Any, *, max_new_tokens: int) -> tuple[list[list[int]], list[float]]:
+    """Return the tokens of each row of ``ids`` (rows, source tokens), and exp of their mean log-probability."""
+    import torch
+    from transformers import DynamicCache, EncoderDecoderCache
 
-    def confidences(self, generated: Any, end: int) -> list[float]:
-        """Return exp(mean log-probability) of each row of ``generated`` (rows, tokens).
+    settings = model.generation_config
+    ends = torch.tensor(settings.eos_token_id, device=ids.device).reshape(-1)
+    cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    hidden = torch.cat(list(_encode(model, ids, mask)))
+    rows = torch.arange(len(ids), device=ids.device)
+    token = torch.full((len(ids), 1), settings.decoder_start_token_id, device=ids.device)
+    finished = torch.zeros(len(ids), dtype=torch.bool, device=ids.device)
+    # The end mark, which decoding leaves out, stands wherever a row wrote nothing.
+    generated = ends[0].repeat(len(ids), max_new_tokens)
+    total = torch.zeros(len(ids), dtype=torch.float64, device=ids.device)
+    count = torch.zeros_like(total)
+    for number in range(max_new_tokens):
+        output = model.decoder(
+            input_ids=token,
+            encoder_hidden_states=hidden,
+            encoder_attention_mask=mask,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[:, -1]
+        if model.config.scale_decoder_outputs:
+            output = output * model.model_dim**-0.5
+        scores = model.lm_head(output).float()
+        best, chosen = scores.max(dim=-1)
+        writing = ~finished
+        written = rows[writing]
+        generated[written, number] = chosen[writing]
+        total[written] += (best - scores.logsumexp(dim=-1))[writing].double()
+        count[written] += 1
+        finished = finished | torch.isin(chosen, ends)
+        left = len(rows) - int(finished.sum())
+        if left == 0:
+            break
+        if left <= (1 - LEAVING_SHARE) * len(rows):
+            kept = (~finished).nonzero()[:, 0]
+            rows, chosen, hidden, mask, finished = rows[kept], chosen[kept], hidden[kept], mask[kept], finished[kept]
+            cache.batch_select_indices(kept)
+        token = chosen[:, None]
+    return generated[:, : int(count.max())].tolist(), (total / count).exp().clamp(max=1.0).tolist()
 
-        A row that ended early is padded: its tokens count up to and with the end mark.
-        """
-        import torch
 
-        is_end = generated == end
-        counted = is_end.long().cumsum(dim=1) - is_end.long() == 0
-        scores = torch.stack(self._steps, dim=1)
-        mean = torch.where(counted, scores, 0.0).sum(dim=1) / counted.sum(dim=1)
-        return [float(value) for value in mean.exp().clamp(max=1.0)]
+def _encode(model: Any, ids: Any, mask: Any) -> Iterator[Any]:
+    """Yield the encoder's output in pieces of so many rows as it takes best."""
+    small = model.device.type == "cpu"
+    together = max(1, ENCODED_TOGETHER // ids.shape[1]) if small else len(ids)
+    for start in range(0, len(ids), together):
+        piece = slice(start, start + together)
+        yield model.encoder(input_ids=ids[piece], attention_mask=mask[piece]).last_hidden_state

@@ -14,6 +14,7 @@ from transformers import PrinterCallback, Seq2SeqTrainingArguments
 from askline.config import TrainingConfig
 from askline.errors import TrainingStoppedError
 from askline.progress import Progress
+from tasks.activation import one_kernel_gelu
 from tasks.threads import threads_for
 from tasks.training.allocator import kept_memory
 from tasks.training.batches import varies
@@ -57,6 +58,7 @@ def train(
     questions: Callable[[Sequence[int]], str],
     early: EarlyStopping | None = None,
     events: Path | None = None,
+    checkpoint_store: str | None = None,
     progress: Progress,
 ) -> Trained:
     """Train ``model`` in place.
@@ -74,16 +76,16 @@ def train(
         If fp16 does not hold the model's numbers.
     """
     processes = PartialState()
-    first = processes.is_main_process
     if choices.precision == "fp16":
         keep_in_fp32(model)
     micro = MicroBatch(config.micro_batch, checkpointing=config.gradient_checkpointing == "on")
     if micro.checkpointing:
         checkpoint_activations(model)
-    remote = CheckpointStore(f"{config.checkpoint_store}/{folder.name}") if config.checkpoint_store and first else None
+    remote = CheckpointStore(checkpoint_store) if checkpoint_store and processes.is_main_process else None
     with (
         _silence(),
         threads_for(model),
+        one_kernel_gelu(model),
         kept_memory() if not torch.cuda.is_available() else nullcontext(),
         StopSignal() as stop,
     ):

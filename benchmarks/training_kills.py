@@ -255,10 +255,11 @@ class Troubles:
     def another_machine(self) -> Row:
         """The machine is gone; another one has nothing but the checkpoint store."""
         store = self._folder / "store"
-        job = self._another("first-machine", checkpoint_store=str(store))
-        run(job, interrupt=at_checkpoint(store / "checkpoints", 12))
+        place = {"checkpoint_store": f"file://{store}"}
+        job = self._another("first-machine").model_copy(update=place)
+        run(job, interrupt=at_checkpoint(store, 12))
         shutil.rmtree(job.checkpoints)
-        job = self._another("second-machine", checkpoint_store=str(store))
+        job = self._another("second-machine").model_copy(update=place)
         return self._run_on("another machine", job, "only the checkpoint store is left")
 
     def out_of_memory(self, megabytes: int = 190) -> Row:

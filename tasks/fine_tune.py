@@ -21,6 +21,7 @@ from tasks.training.checkpoints import run_key
 from tasks.training.elsewhere import train_where
 from tasks.training.job import TrainingJob, library_versions
 from tasks.training.recipe import SCRATCH, resolve_recipe
+from tasks.training.remote import CheckpointStore
 
 #: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
 SHAPES_NOTHING = {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
@@ -72,6 +73,7 @@ def fine_tune(
         settings=settings, recipe=recipe.model_dump(), base=identity, dataset=dataset.sha256, versions=versions
     )
     folder = work_dir / "checkpoints" / key
+    checkpoint_store = f"{config.checkpoint_store.rstrip('/')}/{key}" if config.checkpoint_store else None
     with store.new("model") as draft:
         done = train_where(
             TrainingJob(
@@ -83,6 +85,7 @@ def fine_tune(
                 unanswerable=dataset.unanswerable,
                 whole_groups=dataset.split_by in ("group", "answer"),
                 checkpoints=folder,
+                checkpoint_store=checkpoint_store,
                 output=draft.folder,
                 events=work_dir.parent / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
                 about={
@@ -95,6 +98,8 @@ def fine_tune(
         )
         sha256 = draft.commit()
     shutil.rmtree(folder, ignore_errors=True)
+    if checkpoint_store is not None:
+        CheckpointStore(checkpoint_store).remove()
 
     return ModelRef(
         sha256=sha256,

@@ -55,6 +55,8 @@ class TrainingJob(Record):
     """Hold out whole groups where validation questions are taken from the training split, as the test split was."""
     checkpoints: Path
     """Folder of this job's checkpoints and of nothing else; a job that was interrupted goes on from there."""
+    checkpoint_store: str | None = None
+    """Another place for this job's checkpoints and nothing else, as an fsspec URL."""
     output: Path
     """Empty folder, or one that can be made, for the trained model."""
     events: Path | None = None
@@ -189,6 +191,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         questions=lambda numbers: _questions(rows, numbers),
         early=early,
         events=job.events if processes.is_main_process else None,
+        checkpoint_store=job.checkpoint_store,
         progress=progress,
     )
     if processes.is_main_process:

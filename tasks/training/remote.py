@@ -66,9 +66,12 @@ class CheckpointStore:
     def remove(self) -> None:
         """Remove what the run left there, once its model is stored."""
         self.wait()
-        files, root = self._open()
-        if files.exists(root):
-            files.rm(root, recursive=True)
+        try:
+            files, root = self._open()
+            if files.exists(root):
+                files.rm(root, recursive=True)
+        except Exception as error:  # noqa: BLE001 - fsspec's back ends raise what they like
+            log.warning("the checkpoints in %s could not be removed: %s", self._url, error)
 
     def _send(self, checkpoint: Path) -> None:
         files, root = self._open()

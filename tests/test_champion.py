@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_package
 from cloud_support import upload
 from tiny_datasets import write_dataset
 from tiny_package import Tiny, make_tiny, package, tiny  # noqa: F401
@@ -25,6 +26,7 @@ from tasks.comparison.paired import Pair, compare
 from tasks.comparison.verdict import verdict
 from tasks.deploy_serverless import deploy_serverless
 from tasks.gate import answered, weigh
+from tasks.packaging.held_out import read_held_out
 from tasks.reporting import markdown
 from tasks.reporting.words import words
 
@@ -512,6 +514,30 @@ def test_no_more_questions_are_asked_than_allowed(store: ArtifactStore) -> None:
 # --- for real ---------------------------------------------------------------------------------------------------------
 
 
+def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target) -> None:
+    """Deploy and promote a model as the pipeline does."""
+    config = DeployConfig(mlkey=mlkey, memory_mb=1024)
+    endpoint = deploy_serverless(config, upload(made, packed, target, mlkey), packed, target=target)
+    registry.promote(
+        mlkey,
+        endpoint=endpoint.name,
+        model_version=made.model.sha256[:12],
+        archive_sha256=packed.archive_sha256,
+        dataset="the tiny one",
+        exact_match=0.1,
+        run_id="run-0",
+        target=target,
+    )
+
+
+def against(mlkey: str, challenger: Tiny, scores: Scores, target: Target) -> Comparison:
+    dataset = write_dataset(challenger.store, [("Seen?", "yes", None)], [("Where was she born?", "Warsaw", None)])
+    config, store = EvaluationConfig(), challenger.store
+    comparison = challenge(config, mlkey, challenger.model, scores, dataset, store=store, target=target)
+    assert comparison is not None
+    return comparison
+
+
 @pytest.mark.slow
 def test_a_model_that_learned_more_replaces_a_deployed_one(
     tiny: Tiny,  # noqa: F811
@@ -519,39 +545,34 @@ def test_a_model_that_learned_more_replaces_a_deployed_one(
     tmp_path: Path,
 ) -> None:
     weak = make_tiny(ArtifactStore(tmp_path), steps=6, seed=2)
-    packed: PackageRef = weak.build()
-    config = DeployConfig(mlkey="champion-real", memory_mb=1024)
-    endpoint = deploy_serverless(config, upload(weak, packed, cloud, config.mlkey), packed, target=cloud)
-    registry.promote(
-        config.mlkey,
-        endpoint=endpoint.name,
-        model_version=weak.model.sha256[:12],
-        archive_sha256=packed.archive_sha256,
-        dataset="few steps",
-        exact_match=0.1,
-        run_id="run-0",
-        target=cloud,
-    )
-    dataset = write_dataset(tiny.store, [("Seen?", "yes", None)], [("Where was she born?", "Warsaw", None)])
+    deployed(weak, weak.build(), "champion-weak", cloud)
+    comparison = against("champion-weak", tiny, tiny.scores, cloud)
+    assert comparison.verdict == "better", comparison.reason
+    assert comparison.overall is not None
+    assert comparison.overall.questions == 12
+    assert against("champion-weak", weak, weak.scores, cloud).verdict == "same model"
 
-    def against(challenger: Tiny) -> Comparison:
-        comparison = challenge(
-            EvaluationConfig(),
-            config.mlkey,
-            challenger.model,
-            challenger.scores,
-            dataset,
-            store=tiny.store,
-            target=cloud,
-        )
-        assert comparison is not None
-        return comparison
 
-    better = against(tiny)
-    assert better.verdict == "better", better.reason
-    assert better.overall is not None
-    assert better.overall.questions == 12
-    assert against(weak).verdict == "same model"
+@pytest.mark.slow
+def test_a_model_that_learned_shuffled_answers_does_not(
+    tiny: Tiny,  # noqa: F811
+    package: PackageRef,  # noqa: F811
+    cloud: Target,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    deployed(tiny, package, "champion-whole", cloud)
+    store = ArtifactStore(tmp_path)
+    right = tiny_package.QUESTIONS
+    answers = list(right.values())
+    with monkeypatch.context() as lesson:
+        lesson.setattr(tiny_package, "QUESTIONS", dict(zip(right, answers[1:] + answers[:1], strict=True)))
+        misled = make_tiny(store, seed=3)
+    predictions = {row.question: row.prediction for row in read_held_out(misled.scores, store)}
+    scores = tiny_package.write_scores(store, misled.model.sha256, predictions)
+    comparison = against("champion-whole", misled, scores, cloud)
+    assert comparison.verdict == "worse", comparison.reason
+    assert not weigh(EvaluationConfig(), Gate(passed=True), comparison, mlkey="champion-whole").passed
 
 
 def test_a_persons_no_is_a_reason() -> None:

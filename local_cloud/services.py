@@ -213,6 +213,8 @@ def _own_settings(name: str, ports: Mapping[str, int], state: Path) -> dict[str,
                 "PREFECT_PROFILES_PATH": str(state / "profiles.toml"),
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state}/prefect.db",
                 "PREFECT_SERVER_UI_API_URL": f"{url(ports[name])}/api",
+                # With leases in memory, a place that a killed run held would stay taken after a restart of the server.
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
                 "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
                 "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",

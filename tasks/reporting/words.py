@@ -13,6 +13,7 @@ from askline.records import (
     HubRef,
     ModelRef,
     PackageRef,
+    Preflight,
     Record,
     Scores,
     SmokeRef,
@@ -115,6 +116,13 @@ def _(record: DeployPlan) -> str:
     )
     size = f"{record.memory_mb} MB" if record.memory_mb else f"{record.instance_count} × {record.instance}"
     return f"{record.target}, {size} ({record.memory_chosen}){price}"
+
+
+@words.register
+def _(record: Preflight) -> str:
+    unseen = sum(check.passed is None for check in record.checks)
+    failed = f", {len(record.failed)} failed" if record.failed else ""
+    return f"{len(record.checks)} checks{failed}" + (f", {unseen} could not be looked at" if unseen else "")
 
 
 @words.register

@@ -486,9 +486,4 @@ class PipelineConfig(Section):
                 "an async endpoint puts its answers in S3 and cannot be asked through the API: set api.enabled to "
                 'false with deploy.target "async", or choose "serverless" or "real-time"'
             )
-        if self.deploy.multi_model and self.api.enabled:
-            raise ValueError(
-                "the API does not say which of an endpoint's several models it asks: set api.enabled to false with "
-                "deploy.multi_model, or give each MLKey an endpoint of its own"
-            )
         return self

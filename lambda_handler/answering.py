@@ -111,5 +111,10 @@ class Answering:
 
     def _ask(self, entry: Entry, questions: tuple[str, ...], patience: Patience) -> model.Reply:
         return model.ask(
-            self.runtimes, endpoint=entry.endpoint, questions=questions, patience=patience, logger=self.logger
+            self.runtimes,
+            endpoint=entry.endpoint,
+            questions=questions,
+            patience=patience,
+            logger=self.logger,
+            target_model=entry.target_model,
         )

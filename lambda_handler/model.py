@@ -103,7 +103,15 @@ class Reply:
     model_version: str | None
 
 
-def ask(runtimes: Runtimes, *, endpoint: str, questions: Sequence[str], patience: Patience, logger: Logger) -> Reply:
+def ask(
+    runtimes: Runtimes,
+    *,
+    endpoint: str,
+    questions: Sequence[str],
+    patience: Patience,
+    logger: Logger,
+    target_model: str | None = None,
+) -> Reply:
     """Ask ``endpoint`` in one call, again while it is starting and there is time, and return its answers.
 
     The questions go as they were asked; the prompt template is the archive's own.
@@ -112,6 +120,8 @@ def ask(runtimes: Runtimes, *, endpoint: str, questions: Sequence[str], patience
     ----------
     endpoint
         Name from the registry.
+    target_model
+        Which of its models, where it has several; from the registry too.
 
     Raises
     ------
@@ -122,7 +132,7 @@ def ask(runtimes: Runtimes, *, endpoint: str, questions: Sequence[str], patience
     payload = json.dumps({"inputs": questions[0] if len(questions) == 1 else list(questions)}, ensure_ascii=False)
     while True:
         try:
-            body = _invoke(runtimes.within(patience.left()), endpoint, payload.encode())
+            body = _invoke(runtimes.within(patience.left()), endpoint, payload.encode(), target_model)
             break
         except ReadTimeoutError:
             logger.warning("the endpoint took too long", extra={"endpoint": endpoint})
@@ -148,10 +158,9 @@ def ask(runtimes: Runtimes, *, endpoint: str, questions: Sequence[str], patience
     return reply
 
 
-def _invoke(runtime: Any, endpoint: str, payload: bytes) -> bytes:
-    response = runtime.invoke_endpoint(
-        EndpointName=endpoint, ContentType="application/json", Accept="application/json", Body=payload
-    )
+def _invoke(runtime: Any, endpoint: str, payload: bytes, target_model: str | None) -> bytes:
+    whom = {"EndpointName": endpoint} | ({} if target_model is None else {"TargetModel": target_model})
+    response = runtime.invoke_endpoint(**whom, ContentType="application/json", Accept="application/json", Body=payload)
     body: bytes = response["Body"].read(MAX_RESPONSE_BYTES)
     return body
 

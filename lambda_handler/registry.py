@@ -30,6 +30,8 @@ class Entry:
     dataset: str | None
     exact_match: float | None
     promoted_at: str | None
+    target_model: str | None = None
+    """Which of the endpoint's models is asked, where it has several: the archive's name below its folder."""
 
 
 class Registry:
@@ -118,6 +120,7 @@ def _entry(mlkey: str, value: Any) -> Entry | None:
     if not isinstance(value, dict) or value.get("mlkey") != mlkey:
         return None
     endpoint, version, exact_match = (value.get(name) for name in ("endpoint", "model_version", "exact_match"))
+    target_model = value.get("target_model")
     if not (isinstance(endpoint, str) and endpoint and isinstance(version, str)):
         return None
     return Entry(
@@ -127,4 +130,5 @@ def _entry(mlkey: str, value: Any) -> Entry | None:
         dataset=value.get("dataset"),
         exact_match=float(exact_match) if isinstance(exact_match, int | float) else None,
         promoted_at=value.get("promoted_at"),
+        target_model=target_model if isinstance(target_model, str) else None,
     )

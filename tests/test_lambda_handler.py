@@ -270,6 +270,13 @@ def test_a_promotion_is_seen_when_the_cache_has_aged(api: Api) -> None:
     assert [request["EndpointName"] for request in api.runtime.asked] == [ENDPOINT, "serv-hf-endpoint-biography-2"]
 
 
+def test_of_several_models_behind_one_endpoint_the_entry_s_own_is_asked(api: Api) -> None:
+    assert api.send("POST", body=ASKED)[0] == 200
+    api.ssm.values[f"{PATH}/biography"] = entry(target_model="biography/model.tar.gz")
+    assert Api(api.runtime, api.ssm, max_age=0).send("POST", body=ASKED)[0] == 200
+    assert [request.get("TargetModel") for request in api.runtime.asked] == [None, "biography/model.tar.gz"]
+
+
 def test_a_known_model_answers_while_the_registry_cannot_be_read(api: Api) -> None:
     young = Api(api.runtime, api.ssm, max_age=0)
     assert young.send("POST", body=ASKED)[0] == 200

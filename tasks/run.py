@@ -1,5 +1,6 @@
 """What a run is around its steps: where its calls go, what it is called, and where it waits for a person."""
 
+import os
 import time
 import uuid
 from datetime import timedelta
@@ -7,6 +8,7 @@ from typing import Any, Literal
 
 from askline.config import EvaluationConfig, PipelineConfig
 from askline.console import say, step
+from askline.errors import ConfigError
 from askline.records import Approval, Gate, Run, Scores
 from tasks.connect import connect, prepare_environment
 from tasks.gate import answered
@@ -29,11 +31,14 @@ def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
     ------
     LocalCloudError
         If the target is local and the embedded cloud does not come up.
+    ConfigError
+        If there is no Secret block of the name ``hub.token_block``.
     """
     from prefect.runtime import flow_run
 
     target = connect(config)
     prepare_environment(target)
+    _take_token(config.hub.token_block)
     return Run(
         run_id=flow_run.id or str(uuid.uuid4()),
         state_dir=config.state_dir.resolve(),
@@ -42,6 +47,22 @@ def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
         redo_from=redo_from,
         timeouts=config.timeouts.model_dump(),
     )
+
+
+def _take_token(block: str | None) -> None:
+    """Put the Hub's token from a Prefect Secret block where the Hub's client looks for it: into the environment."""
+    if block is None:
+        return
+    from prefect.blocks.system import Secret
+
+    try:
+        secret: Any = Secret.load(block)
+    except ValueError as error:
+        raise ConfigError(
+            f"there is no Prefect Secret block {block!r} (hub.token_block): make it in the UI under Blocks, or set "
+            "HF_TOKEN instead"
+        ) from error
+    os.environ["HF_TOKEN"] = str(secret.get())
 
 
 def container_python(config: PipelineConfig) -> str:

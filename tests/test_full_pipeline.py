@@ -7,7 +7,9 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,6 +26,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 QUICK = ["--training.max-steps", "150", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "30"]
 
 
+#: What the environment of every run here holds, and nothing that it leaves behind may.
+PLANTED = {
+    "HF_TOKEN": "hf_planted0token0that0must0never0be0written",
+    "AWS_SECRET_ACCESS_KEY": "planted/secret/access/key/0123456789abcdef",
+    "AWS_SESSION_TOKEN": "planted+session+token+0123456789abcdef",
+    "ASKLINE_SOMEBODYS_PASSWORD": "planted-password-0123456789",
+}
+
+
 class Finished(NamedTuple):
     """A pipeline that has run."""
 
@@ -37,6 +48,7 @@ def pipeline(state_dir: Path, *options: str, timeout: float = 600) -> subprocess
     return subprocess.run(
         [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(state_dir), *options],
         cwd=REPOSITORY,
+        env={**os.environ, **PLANTED},
         capture_output=True,
         text=True,
         timeout=timeout,
@@ -246,6 +258,34 @@ def test_own_data_end_to_end(finished, tmp_path):
     done = pipeline(finished.state_dir, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
+
+
+def test_no_secret_of_the_environment_is_written_anywhere(finished):
+    assert not any(secret in finished.said for secret in PLANTED.values())
+    looked_at = 0
+    for path in finished.state_dir.rglob("*"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        found = [path.read_bytes()]
+        if path.name.endswith((".tar.gz", ".zip")):
+            found += list(members(path))
+        for content in found:
+            looked_at += 1
+            assert not any(secret.encode() in content for secret in PLANTED.values()), path
+    kinds = {path.suffix for path in finished.state_dir.rglob("*") if path.is_file()}
+    assert {".db", ".log", ".json", ".gz", ".html"} <= kinds, (
+        "the server's database, logs, results, archives and reports"
+    )
+    assert looked_at > 100
+
+
+def members(archive: Path):
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive) as file:
+            yield from (file.read(name) for name in file.namelist())
+        return
+    with tarfile.open(archive) as file:
+        yield from (stream.read() for member in file if (stream := file.extractfile(member)))
 
 
 def test_served_on_a_schedule_and_started_from_outside(finished):

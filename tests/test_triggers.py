@@ -194,3 +194,41 @@ def test_a_notification_block_that_is_not_there_is_refused(prefect, tmp_path):
     )
     assert done.returncode == 2
     assert "slack-webhook/nobody" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_hub_s_token_comes_from_a_block_and_never_from_a_parameter(prefect, tmp_path):
+    script = tmp_path / "take.py"
+    script.write_text(
+        "import os, sys\nfrom prefect.blocks.system import Secret\n"
+        "from askline.errors import ConfigError\nfrom tasks.run import _take_token\n"
+        "Secret(value='hf_of_a_block').save('hub-token', overwrite=True)\n"
+        "_take_token('hub-token')\nassert os.environ['HF_TOKEN'] == 'hf_of_a_block'\n"
+        "try:\n    _take_token('nobody-s')\nexcept ConfigError as error:\n    print(error)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, check=True)
+    assert "no Prefect Secret block 'nobody-s' (hub.token_block)" in done.stdout
+    with pytest.raises(ValueError, match="revoke it"):
+        PipelineConfig.model_validate({"hub": {"token_block": "hf_0123"}})
+
+
+@pytest.mark.slow
+def test_both_flows_can_be_deployed_to_a_work_pool(prefect, tmp_path):
+    command = [sys.executable, "-m", "prefect"]
+    environment = {**os.environ, "ASKLINE_HOME": str(REPOSITORY), "PYTHONPATH": str(REPOSITORY)}
+    pool = [*command, "work-pool", "create", "askline", "--type", "process", "--overwrite"]
+    subprocess.run(pool, env=environment, capture_output=True, check=True)
+    deploy = [*command, "--no-prompt", "deploy", "--prefect-file", "deployments/prefect.yaml", "--all"]
+    done = subprocess.run(deploy, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {each["name"]: each for each in post(prefect, "/deployments/filter") if each["work_pool_name"] == "askline"}
+    assert set(found) == {"full-pipeline", "watch"}
+    # What the form refuses: the server checks parameters before there is a run.
+    for wrong in ({"training": {"epochs": -1}}, {"hub": {"token_block": "hf_0123"}}, {"target": "moon"}):
+        answer = prefect.post(
+            f"/deployments/{found['full-pipeline']['id']}/create_flow_run", json={"parameters": {"config": wrong}}
+        )
+        assert answer.status_code in (409, 422), wrong
+        assert next(iter(wrong)) in answer.text
+    assert post(prefect, "/flow_runs/filter", deployments={"name": {"any_": ["full-pipeline"]}}) == []

@@ -38,6 +38,20 @@ def file_system_options(run: Run) -> dict[str, str]:
     }
 
 
+def checkpoints_of(run: Run) -> str | None:
+    """Return where a run keeps its training's checkpoints for other machines: beside the artifacts that they share.
+
+    None where it shares nothing, or where only the embedded cloud's S3 is shared, whose address no other machine knows
+    unless the environment (``AWS_ENDPOINT_URL_S3``) names it.
+    """
+    if run.artifact_store is None:
+        return None
+    named = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if file_system_options(run) and not named:
+        return None
+    return f"{run.artifact_store.rstrip('/')}/checkpoints"
+
+
 def is_folder(url: str) -> bool:
     """Say whether a shared place is a folder of this machine, or one that is mounted on it."""
     return url.startswith(("/", "file:"))

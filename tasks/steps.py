@@ -55,7 +55,7 @@ from tasks import put_right as put_right_core
 from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
-from tasks.artifacts import store_of
+from tasks.artifacts import checkpoints_of, store_of
 from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, progress_of, run_step
 from tasks.put_right import PutRight
 from tasks.report import Findings
@@ -94,6 +94,7 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
         "tasks.fine_tune",
         "tasks.training",
         "tasks.evaluation",
+        "tasks.activation",
         "tasks.prompting",
         "tasks.rows",
         "tasks.threads",
@@ -101,9 +102,10 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     ),
 )
 def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:
-    """Train the model; resumes from its newest checkpoint."""
+    """Train the model; resumes from its newest checkpoint, on another machine too where the two share artifacts."""
+    checkpoint_store = config.checkpoint_store or checkpoints_of(run)
     model = training_core.fine_tune(
-        config.model_copy(update={"base_revision": base.revision}),
+        config.model_copy(update={"base_revision": base.revision, "checkpoint_store": checkpoint_store}),
         dataset,
         store=store_of(run),
         target=run.target,
@@ -121,6 +123,7 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
         "tasks.evaluate",
         "tasks.evaluation",
         "tasks.training",
+        "tasks.activation",
         "tasks.prompting",
         "tasks.rows",
         "tasks.threads",

@@ -22,7 +22,7 @@ from tasks.hub.model_card import card_pictures, model_card
 STALE = (
     *("model*.safetensors", "model*.safetensors.index.json", "pytorch_model*.bin", "pytorch_model*.bin.index.json"),
     *("generation_config.json", "tokenizer.json", "tokenizer_config.json", "spiece.model"),
-    *("special_tokens_map.json", "added_tokens.json"),
+    *("special_tokens_map.json", "added_tokens.json", "adapter/*"),
 )
 
 

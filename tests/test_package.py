@@ -226,6 +226,22 @@ def test_a_tolerance_of_nothing_is_met_by_every_exact_engine(tiny: Tiny, tmp_pat
             assert "model.safetensors" in package.members
 
 
+def test_the_adapter_of_a_model_stays_out_of_the_archive(tiny: Tiny, tmp_path: Path) -> None:  # noqa: F811
+    source = tmp_path / "model"
+    (source / "adapter").mkdir(parents=True)
+    for name in (
+        "config.json",
+        "model.safetensors",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    ):
+        (source / name).write_text("{}")
+    files = contents.gather(
+        contents.PLAIN, source, tiny.model, tmp_path, config=LEAN, python="3.12", cache=tmp_path / "cache"
+    )
+    assert set(files) == {"config.json", "model.safetensors", "code/inference.py", "code/engine_transformers.py"}
+
+
 def test_a_model_without_graphs_is_served_by_transformers() -> None:
     ways, notes = contents.variants(PackageConfig(), "bart")
     assert ways == (contents.PLAIN,)

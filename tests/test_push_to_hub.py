@@ -153,6 +153,21 @@ def test_two_versions_stand_side_by_side(run, target, tmp_path):
     assert push(run, target, config).commit == first.commit
 
 
+def test_an_adapter_is_published_beside_the_model_and_goes_with_it(run, target):
+    config = HubConfig(repo_id="askline/adapted")
+    with run.store.new("model") as draft:
+        for path in run.store.path("model", run.model.sha256).iterdir():
+            (draft.folder / path.name).write_bytes(path.read_bytes())
+        (draft.folder / "adapter").mkdir()
+        (draft.folder / "adapter" / "adapter_model.safetensors").write_bytes(b"weights")
+        sha256 = draft.commit()
+    push(run._replace(model=run.model.model_copy(update={"sha256": sha256})), target, config)
+    api = HfApi(endpoint=target.hub, token=TOKEN)
+    assert "adapter/adapter_model.safetensors" in api.list_repo_files("askline/adapted")
+    push(run, target, config)
+    assert not [name for name in api.list_repo_files("askline/adapted") if name.startswith("adapter/")]
+
+
 def test_a_tag_that_holds_something_else_is_an_error(run, target):
     config = HubConfig(repo_id="askline/mistaken")
     push(run, target, config)

@@ -22,6 +22,8 @@ LIBRARIES = ("onnxruntime", "tokenizers")
 #: The containers on AWS run on x86.
 PLATFORM = "linux_x86_64"
 
+#: Where training keeps the adapter of a model whose weights it is merged into.
+_ADAPTER = "adapter"
 #: Files of the model artifact that no container needs.
 _LEFT_OUT = frozenset({MANIFEST, "training_log.jsonl"})
 _CHECKPOINT = frozenset({"model.safetensors", "config.json", "spiece.model", "tokenizer_config.json"})
@@ -96,7 +98,7 @@ def gather(
     files = {
         path.relative_to(source).as_posix(): path
         for path in source.rglob("*")
-        if path.is_file() and path.name not in _LEFT_OUT
+        if path.is_file() and path.name not in _LEFT_OUT and path.parent.name != _ADAPTER
     }
     files["code/inference.py"] = INFERENCE / "inference.py"
     if variant == PLAIN:

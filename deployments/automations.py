@@ -4,6 +4,7 @@
 
     python -m deployments.automations                                      # dead runs are marked
     python -m deployments.automations --notify slack-webhook/data-team     # and a Prefect block is told of failures
+    python -m deployments.automations --again                              # crashed runs go on, on another machine
 
 Running it again changes nothing. The block is any notification block of Prefect's, named as type/name; the UI's page
 Blocks makes them. ``PREFECT_API_URL`` says which server; without it, the one of the embedded cloud in ``--state-dir``.
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from prefect.automations import Automation
 
 #: The flows whose runs are looked after.
-FLOWS = ["askline", "askline-watch"]
+FLOWS = ["askline", "askline-train", "askline-watch"]
 CRASHED = "askline: mark runs without a heartbeat as crashed"
+AGAIN = "askline: start crashed runs again"
 NOTIFY = "askline: tell of runs that failed or were not promoted"
 
 
@@ -37,10 +39,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--notify", metavar="TYPE/NAME", help="notification block that is told, e.g. slack-webhook/me")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="start crashed runs of work pools again, on whichever worker takes them, each once in half an hour",
+    )
     own, rest = parser.parse_known_args(arguments)
     try:
         start(load_config(rest, prog=parser.prog))
-        for name in ensure_automations(own.notify):
+        for name in ensure_automations(own.notify, again=own.again):
             print(name)  # noqa: T201 - the program's answer
     except AsklineError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - the program's one message
@@ -48,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def ensure_automations(notify: str | None = None) -> list[str]:
+def ensure_automations(notify: str | None = None, *, again: bool = False) -> list[str]:
     """Create the automations on the server, or bring those of the same name up to date; return their names.
 
     Raises
@@ -56,7 +63,7 @@ def ensure_automations(notify: str | None = None) -> list[str]:
     ConfigError
         If there is no such notification block.
     """
-    wanted = [mark_dead_runs(), *([tell(notify)] if notify else [])]
+    wanted = [mark_dead_runs(), *([tell(notify)] if notify else []), *([start_again()] if again else [])]
     for automation in wanted:
         ensure(automation)
     return [automation.name for automation in wanted]
@@ -89,6 +96,39 @@ def mark_dead_runs(silent_seconds: float = 3 * HEARTBEAT_SECONDS) -> "Automation
         actions=[
             ChangeFlowRunState(
                 state=StateType.CRASHED, message="No heartbeat: the process that ran this has gone. Run it again."
+            )
+        ],
+    )
+
+
+def start_again(*, not_within: timedelta = timedelta(minutes=30)) -> "Automation":
+    """Return the automation that starts a crashed run again, as the UI's Retry does.
+
+    The run keeps its id and its parameters, goes back to its work pool and is taken by any worker there. A run that
+    crashes a second time within ``not_within`` stays crashed: what kills it may be the run itself.
+    """
+    from prefect.automations import Automation, EventTrigger, Posture
+    from prefect.client.schemas.objects import StateType
+    from prefect.events.actions import ChangeFlowRunState
+
+    return Automation(
+        name=AGAIN,
+        description="A run whose machine died goes on where another machine has a worker.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Crashed"},
+            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match_related=[
+                {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
+                {"prefect.resource.role": "work-pool"},
+            ],
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+            within=not_within,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                state=StateType.SCHEDULED, name="AwaitingRetry", message="Its machine has gone; another may take it."
             )
         ],
     )

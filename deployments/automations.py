@@ -4,7 +4,7 @@
 
     python -m deployments.automations                                      # dead runs are marked
     python -m deployments.automations --notify slack-webhook/data-team     # and a Prefect block is told of failures
-    python -m deployments.automations --again                              # crashed runs go on, on another machine
+    python -m deployments.automations --again                              # runs of dead machines go on, elsewhere
 
 Running it again changes nothing. The block is any notification block of Prefect's, named as type/name; the UI's page
 Blocks makes them. ``PREFECT_API_URL`` says which server; without it, the one of the embedded cloud in ``--state-dir``.
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 #: The flows whose runs are looked after.
 FLOWS = ["askline", "askline-train", "askline-watch"]
 CRASHED = "askline: mark runs without a heartbeat as crashed"
-AGAIN = "askline: start crashed runs again"
+AGAIN = "askline: start runs again whose machine has gone"
+NO_HEARTBEAT = "No heartbeat"
 NOTIFY = "askline: tell of runs that failed or were not promoted"
 
 
@@ -42,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--again",
         action="store_true",
-        help="start crashed runs of work pools again, on whichever worker takes them, each once in half an hour",
+        help="start runs of work pools again whose machine has gone, on whichever worker takes them",
     )
     own, rest = parser.parse_known_args(arguments)
     try:
@@ -95,17 +96,19 @@ def mark_dead_runs(silent_seconds: float = 3 * HEARTBEAT_SECONDS) -> "Automation
         ),
         actions=[
             ChangeFlowRunState(
-                state=StateType.CRASHED, message="No heartbeat: the process that ran this has gone. Run it again."
+                state=StateType.CRASHED, message=f"{NO_HEARTBEAT}: the process that ran this has gone. Run it again."
             )
         ],
     )
 
 
 def start_again(*, not_within: timedelta = timedelta(minutes=30)) -> "Automation":
-    """Return the automation that starts a crashed run again, as the UI's Retry does.
+    """Return the automation that starts a run again whose machine has gone, as the UI's Retry does.
 
-    The run keeps its id and its parameters, goes back to its work pool and is taken by any worker there. A run that
-    crashes a second time within ``not_within`` stays crashed: what kills it may be the run itself.
+    The run keeps its id and its parameters, goes back to its work pool and is taken by any worker there. Only silence
+    counts: where a worker lives to report the crash, the run itself died, of too little memory for instance, and would
+    again. A worker also reports a crash twice, some seconds apart, so that the second could hit a run that is back at
+    work. A run that falls silent again within ``not_within`` stays crashed.
     """
     from prefect.automations import Automation, EventTrigger, Posture
     from prefect.client.schemas.objects import StateType
@@ -113,10 +116,10 @@ def start_again(*, not_within: timedelta = timedelta(minutes=30)) -> "Automation
 
     return Automation(
         name=AGAIN,
-        description="A run whose machine died goes on where another machine has a worker.",
+        description="It goes on where another machine has a worker.",
         trigger=EventTrigger(
             expect={"prefect.flow-run.Crashed"},
-            match={"prefect.resource.id": "prefect.flow-run.*"},
+            match={"prefect.resource.id": "prefect.flow-run.*", "prefect.state-message": f"{NO_HEARTBEAT}*"},
             match_related=[
                 {"prefect.resource.role": "flow", "prefect.resource.name": FLOWS},
                 {"prefect.resource.role": "work-pool"},

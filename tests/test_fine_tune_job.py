@@ -103,6 +103,19 @@ def test_checkpoints_go_to_another_place_and_come_back(tmp_path: Path) -> None:
     assert not (tmp_path / "store" / "run").exists()
 
 
+@pytest.mark.parametrize("left", ["", "[]", "{}", '{"files": {"gone.bin": "0"}}', '{"files": {"../../evil": "0"}}'])
+def test_a_checkpoint_whose_copying_was_cut_off_is_passed_over(tmp_path: Path, left: str) -> None:
+    from tasks.training.remote import CheckpointStore
+
+    store = CheckpointStore(str(tmp_path / "store" / "run"))
+    store.save_remote(write_checkpoint(tmp_path / "here", 1))
+    store.wait()
+    cut_off = tmp_path / "store" / "run" / "checkpoint-2"
+    cut_off.mkdir()
+    (cut_off / "manifest.json").write_text(left)
+    assert store.restore_remote(tmp_path / "there") == tmp_path / "there" / "checkpoint-1"
+
+
 def test_a_place_that_cannot_be_reached_does_not_stop_the_training(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

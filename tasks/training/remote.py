@@ -52,16 +52,27 @@ class CheckpointStore:
                 return None
             name = f"checkpoint-{step}"
             written = folder / WRITING / name
-            shutil.rmtree(written, ignore_errors=True)
-            written.mkdir(parents=True)
-            manifest = json.loads(files.cat_file(f"{root}/{name}/{MANIFEST}"))
-            for file in [*manifest["files"], MANIFEST]:
-                (written / file).parent.mkdir(parents=True, exist_ok=True)
-                files.get_file(f"{root}/{name}/{file}", str(written / file))
-            if is_whole(written, processes=processes):
+            if self._fetch(files, f"{root}/{name}", written) and is_whole(written, processes=processes):
                 return publish(written, folder)
             log.warning("the checkpoint %s in %s is damaged; taking the one before", name, self._url)
         return None
+
+    @staticmethod
+    def _fetch(files: Any, source: str, written: Path) -> bool:
+        """Copy a checkpoint here; False where the machine that wrote it was cut off in the middle."""
+        shutil.rmtree(written, ignore_errors=True)
+        written.mkdir(parents=True)
+        try:
+            manifest = json.loads(files.cat_file(f"{source}/{MANIFEST}"))
+            for file in [*manifest["files"], MANIFEST]:
+                local = written / file
+                if not local.resolve().is_relative_to(written.resolve()):
+                    return False
+                local.parent.mkdir(parents=True, exist_ok=True)
+                files.get_file(f"{source}/{file}", str(local))
+        except (ValueError, KeyError, TypeError, FileNotFoundError):
+            return False
+        return True
 
     def remove(self) -> None:
         """Remove what the run left there, once its model is stored."""

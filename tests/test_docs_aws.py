@@ -112,7 +112,7 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
         parts = re.split(r"^@@ (\d+)\n", done.stdout, flags=re.MULTILINE)
         said = {todo[int(number)]: text for number, text in zip(parts[1::2], parts[2::2], strict=True)}
         assert done.returncode == 0, f"{list(said)[-1]}\n{done.stdout[-6000:]}"
-        assert len(said) == len(todo)
+        assert len(said) == len(set(todo))
         plan = said["python -m flows.full_pipeline --config aws.toml --plan"]
         run = said["python -m flows.full_pipeline --config aws.toml"]
         assert "askline-deployer holds all" in plan

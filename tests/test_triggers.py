@@ -61,9 +61,13 @@ def test_each_mlkey_has_a_memory_of_its_own():
 @pytest.fixture
 def prefect(cloud_with_prefect, tmp_path, monkeypatch) -> Iterator[httpx.Client]:
     """The API of a Prefect server, which this process and its children use."""
-    monkeypatch.setenv("PREFECT_API_URL", cloud_with_prefect.prefect_api)
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    api = cloud_with_prefect.prefect_api
+    monkeypatch.setenv("PREFECT_API_URL", api)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
-    with httpx.Client(base_url=cloud_with_prefect.prefect_api, timeout=30) as client:
+    # This process may have read its settings in another test.
+    with temporary_settings({PREFECT_API_URL: api}), httpx.Client(base_url=api, timeout=30) as client:
         yield client
 
 

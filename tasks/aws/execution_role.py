@@ -4,6 +4,7 @@ On AWS a person with the right to do so creates it once, and names it as ``deplo
 """
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 from askline.clients import aws_client
@@ -92,25 +93,56 @@ def ensure_local_role(upload: UploadRef, *, target: Target, tags: dict[str, str]
     CloudError
         If IAM refuses.
     """
+    return ensure_role(
+        ROLE_NAME,
+        description="Taken on by SageMaker to serve askline's packages",
+        policy_name=f"serve-from-{upload.bucket}",
+        policy=lambda partition, account: permissions(
+            upload.bucket, partition=partition, region=target.region, account=account
+        ),
+        target=target,
+        tags=tags,
+    )
+
+
+def ensure_role(
+    name: str,
+    *,
+    description: str,
+    policy_name: str,
+    policy: Callable[[str, str], dict[str, Any]],
+    target: Target,
+    tags: dict[str, str],
+) -> str:
+    """Create a role that SageMaker takes on where it is missing, give it an inline policy, and return its ARN.
+
+    Parameters
+    ----------
+    policy
+        Makes the policy's document from partition and account.
+
+    Raises
+    ------
+    CloudError
+        If IAM refuses.
+    """
     from botocore.exceptions import ClientError
 
     iam = aws_client(target, "iam")
-    with explained(f"create the role {ROLE_NAME}"):
+    with explained(f"create the role {name}"):
         try:
             role = iam.create_role(
-                RoleName=ROLE_NAME,
+                RoleName=name,
                 AssumeRolePolicyDocument=json.dumps(TRUST),
-                Description="Taken on by SageMaker to serve askline's packages",
+                Description=description,
                 Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
             )["Role"]
         except ClientError as error:
             if code_of(error) != "EntityAlreadyExists":
                 raise
-            role = iam.get_role(RoleName=ROLE_NAME)["Role"]
+            role = iam.get_role(RoleName=name)["Role"]
         arn = str(role["Arn"])
         _, partition, _, _, account, _ = arn.split(":", 5)
-        policy = permissions(upload.bucket, partition=partition, region=target.region, account=account)
-        iam.put_role_policy(
-            RoleName=ROLE_NAME, PolicyName=f"serve-from-{upload.bucket}", PolicyDocument=json.dumps(policy)
-        )
+        document = json.dumps(policy(partition, account))
+        iam.put_role_policy(RoleName=name, PolicyName=policy_name, PolicyDocument=document)
     return arn

@@ -1,12 +1,9 @@
 """The IAM role that a training job takes on; created by the pipeline on the embedded cloud only."""
 
-import json
 from typing import Any
 
-from askline.clients import aws_client
 from askline.records import Target
-from tasks.aws.errors import code_of, explained
-from tasks.aws.execution_role import TRUST
+from tasks.aws.execution_role import ensure_role
 
 ROLE_NAME = "askline-sagemaker-training"
 
@@ -58,23 +55,13 @@ def ensure_local_training_role(bucket: str, *, target: Target, tags: dict[str, s
     CloudError
         If IAM refuses.
     """
-    from botocore.exceptions import ClientError
-
-    iam = aws_client(target, "iam")
-    with explained(f"create the role {ROLE_NAME}"):
-        try:
-            role = iam.create_role(
-                RoleName=ROLE_NAME,
-                AssumeRolePolicyDocument=json.dumps(TRUST),
-                Description="Taken on by askline's training jobs",
-                Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-            )["Role"]
-        except ClientError as error:
-            if code_of(error) != "EntityAlreadyExists":
-                raise
-            role = iam.get_role(RoleName=ROLE_NAME)["Role"]
-        arn = str(role["Arn"])
-        _, partition, _, _, account, _ = arn.split(":", 5)
-        policy = permissions(bucket, partition=partition, region=target.region, account=account)
-        iam.put_role_policy(RoleName=ROLE_NAME, PolicyName=f"train-in-{bucket}", PolicyDocument=json.dumps(policy))
-    return arn
+    return ensure_role(
+        ROLE_NAME,
+        description="Taken on by askline's training jobs",
+        policy_name=f"train-in-{bucket}",
+        policy=lambda partition, account: permissions(
+            bucket, partition=partition, region=target.region, account=account
+        ),
+        target=target,
+        tags=tags,
+    )

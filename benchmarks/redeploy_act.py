@@ -77,13 +77,18 @@ class Bench:
         kind: str,
         breaks: str | None = None,
         target: Target | None = None,
+        **options: str,
     ) -> Done:
-        """Upload, deploy, ask, promote, in a process of its own; put right if that fails."""
+        """Upload, deploy, ask, promote, in a process of its own; put right if that fails.
+
+        ``options`` are further ones of ``deploy``.
+        """
         order = {
             "target": (target or self.target).model_dump(),
             "folder": str(self.folder),
             "mlkey": mlkey,
             "version": version,
+            "options": options,
             "kind": kind,
             "breaks": breaks,
         }
@@ -329,7 +334,7 @@ def act_in_process(order: dict[str, Any]) -> Done:
     try:
         try:
             size: dict[str, Any] = {"memory_mb": 1024, "max_concurrency": 20} if order["kind"] == "serverless" else {}
-            config = DeployConfig(mlkey=mlkey, target=order["kind"], image=IMAGE, **size)
+            config = DeployConfig(mlkey=mlkey, target=order["kind"], image=IMAGE, **size, **order.get("options", {}))
         except ValueError as error:
             return Done("failed", str(error))
         package, scores = make_package(store, order["version"], order["breaks"])
@@ -345,6 +350,7 @@ def act_in_process(order: dict[str, Any]) -> Done:
             exact_match=1.0,
             run_id="redeploy",
             target=target,
+            target_model=endpoint.target_model,
         )
         sweep_mlkey(mlkey, endpoint=endpoint.name, target=target)
         return Done(endpoint.action)

@@ -23,6 +23,7 @@ from tasks.aws.sizing import sized_instance
 from tasks.aws.variants import Scaling, described
 from tasks.deploy_serverless import apply_plan
 from tasks.plan import plan_deploy
+from tasks.registry import resolve
 from tasks.reporting.plan import text
 
 AWS = Target(kind="aws", region="us-east-1")
@@ -264,6 +265,28 @@ def test_a_real_time_endpoint_that_scales_and_goes_to_another_instance(bench: Be
         apply_plan(ours(bench, "targets-real", memory_mb=1024), target=target, wait_seconds=120)
     assert bench.answering("targets-real") == "one"
     assert autoscaling.remove(name, target=target) is False
+
+
+@pytest.mark.slow
+def test_several_models_share_an_endpoint_and_each_mlkey_asks_its_own(bench: Bench) -> None:
+    shared = {"kind": "real-time", "multi_model": "targets-team"}
+    first = bench.act("targets-left", "one", **shared)
+    assert (first.said, first.error) == ("created", None)
+    second = bench.act("targets-right", "two", **shared)
+    assert (second.said, second.error) == ("unchanged", None)
+    entries = {mlkey: resolve(mlkey, bench.target) for mlkey in ("targets-left", "targets-right")}
+    said = {}
+    for mlkey, entry in entries.items():
+        assert entry is not None
+        assert entry.endpoint == "serv-hf-endpoint-targets-team"
+        answer = aws_client(bench.target, "sagemaker-runtime").invoke_endpoint(
+            EndpointName=entry.endpoint,
+            TargetModel=entry.target_model,
+            ContentType="application/json",
+            Body=json.dumps({"inputs": "Who?"}),
+        )
+        said[mlkey] = json.loads(answer["Body"].read())["answers"][0]["answer"]
+    assert said == {"targets-left": "one heard Who?", "targets-right": "two heard Who?"}
 
 
 @pytest.mark.slow

@@ -6,8 +6,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 STATE  ?= .askline
-# Many tests wait for servers: two at a time take little more than half of the time, on two cores too.
-WORKERS ?= 2
+# Many tests wait for servers: three at a time use two cores well.
+WORKERS ?= 3
 
 .PHONY: run test check audit format stop clean help
 

@@ -86,7 +86,7 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     with running_cloud(state, "--enforce-iam") as target:
         script = ["set -euo pipefail"]
         for number, command in enumerate(todo):
-            script += [f"echo '@@ {number}'", SUBSTITUTIONS.get(command, command)]
+            script += [f"printf '\\n@@ {number}\\n'", SUBSTITUTIONS.get(command, command)]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")} | {
             **OPTIONS,
             "ASKLINE_STATE_DIR": str(state),

@@ -204,7 +204,7 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     done = pipeline(finished.state_dir, *QUICK, "--plan", "--deploy.calls-per-month", "2000000")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = re.findall(r"^  ✓ ([\w-]+) +[\d.]+ s ", done.stdout, re.MULTILINE)
-    assert steps[-2:] == ["package", "plan", "preflight"]
+    assert steps[-3:] == ["package", "plan", "preflight"]
     assert "push-to-hf" not in steps
     assert re.search(r"✓ fine-tune .*reused", done.stdout), "--plan is part of no cache key"
     report = newest_report(finished.state_dir)

@@ -509,7 +509,9 @@ def test_two_updates_swap_without_an_outage_and_a_bad_one_changes_nothing(
     words: list[str] = []
 
     def update(word: str, members: dict[str, str]) -> dict[str, Any]:
-        sagemaker.model(f"live-{word}", aws.upload(f"live-{word}.tar.gz", members))
+        # It takes a while to load, so that what is asked meanwhile is asked meanwhile.
+        slow = {**members, "code/inference.py": "import time\ntime.sleep(2)\n" + members["code/inference.py"]}
+        sagemaker.model(f"live-{word}", aws.upload(f"live-{word}.tar.gz", slow))
         sagemaker.config(f"live-{word}", f"live-{word}", memory=2048)
         sagemaker.api.update_endpoint(EndpointName="live", EndpointConfigName=f"live-{word}")
         assert sagemaker.api.describe_endpoint(EndpointName="live")["EndpointStatus"] == "Updating"

@@ -43,7 +43,7 @@ help:  ## list the targets
 
 # Marked ready only when the whole install has gone through, so that an interrupted one is done again.
 $(READY): pyproject.toml constraints.txt
-	@echo "setting up $(VENV) (a few minutes, about 2.5 GB, once)"
+	@echo "setting up $(VENV) (a few minutes, about 3 GB, once)"
 	@$(PYTHON) -c 'import sys; sys.exit(not ((3, 11) <= sys.version_info[:2] < (3, 13)) and "askline needs Python 3.11 or 3.12; choose one with: make PYTHON=python3.11 ...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,cloud-scale]'

@@ -40,7 +40,9 @@ if "endless" in given:  # until it is interrupted: what goes on from a checkpoin
     steps = first + 3 if first else 10**6
 for step in range(first, steps):
     print("step", step, flush=True)
-    count.write_text(str(step + 1))
+    draft = count.with_name(".count")  # a kill in the middle of writing leaves the one before
+    draft.write_text(str(step + 1))
+    draft.replace(count)
     time.sleep(float(given.get("pause", "0")))
 seen = {name: value for name, value in os.environ.items() if name.startswith(("SM_", "AWS_", "TRAINING_"))}
 config = pathlib.Path(os.environ["SM_INPUT_CONFIG_DIR"])

@@ -227,7 +227,9 @@ def test_a_spot_job_goes_on_after_an_interruption(aws: Aws, sagemaker: SageMaker
     ]
     assert model(aws, job)["first"] > 0
     assert sum(line == "step 0" for line in log_of(aws, "spot")) == 1
-    assert "not on a spot instance" in httpx.post(knob.format("slow"), trust_env=False).text
+    sagemaker.api.create_training_job(**request(aws, "not-on-spot"))
+    ended(sagemaker, "not-on-spot")
+    assert "not on a spot instance" in httpx.post(knob.format("not-on-spot"), trust_env=False).text
 
 
 def test_jobs_survive_a_killed_server_and_nothing_of_them_does(aws: Aws, tmp_path: Path) -> None:

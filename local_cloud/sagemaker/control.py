@@ -1,9 +1,6 @@
 """The control plane: the operations on models, endpoint configurations, endpoints and tags."""
 
 import asyncio
-import base64
-import json
-import operator
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -13,6 +10,7 @@ from local_cloud.sagemaker.alarms import Alarms
 from local_cloud.sagemaker.deployment import instance_count
 from local_cloud.sagemaker.endpoints import Endpoints, new_generation
 from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.listing import page_of
 from local_cloud.sagemaker.quotas import Quotas
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import NAME_MEMBER, Kind, Record, State
@@ -26,7 +24,6 @@ _NOUN: dict[Kind, str] = {
     "training-job": "training job",
 }
 _MAX_TAGS = 50
-_DEFAULT_PAGE = 10
 
 Operation = Callable[[Record], Awaitable[Record]]
 
@@ -251,28 +248,8 @@ class ControlPlane:
 
     def _lister(self, kind: Kind, member: str, shown: list[str]) -> Operation:
         async def list_records(request: Record) -> Record:
-            fields = {"Name": NAME_MEMBER[kind], "Status": "EndpointStatus"}
-            field = fields.get(request.get("SortBy", ""), "CreationTime")
-            descending = request.get("SortOrder", "Descending") == "Descending"
-            found = sorted(
-                (record for record in self._state.all(kind) if _matches(record, NAME_MEMBER[kind], request)),
-                key=lambda record: (record[field], record[NAME_MEMBER[kind]]),
-                reverse=descending,
-            )
-            if "NextToken" in request:
-                # The token is the last row's place in the order, so rows that come and go do not shift the page.
-                last = _decode_token(request["NextToken"])
-                after = operator.lt if descending else operator.gt
-                try:
-                    found = [record for record in found if after((record[field], record[NAME_MEMBER[kind]]), last)]
-                except TypeError:
-                    raise validation_error("The NextToken belongs to a list with another SortBy.") from None
-            size = request.get("MaxResults", _DEFAULT_PAGE)
-            page = found[:size]
-            answer: Record = {member: [{name: record[name] for name in shown} for record in page]}
-            if len(found) > size:
-                answer["NextToken"] = _encode_token((page[-1][field], page[-1][NAME_MEMBER[kind]]))
-            return answer
+            page, more = page_of(self._state.all(kind), request, name=NAME_MEMBER[kind])
+            return {member: [{name: record[name] for name in shown} for record in page], **more}
 
         return list_records
 
@@ -377,28 +354,3 @@ def _retain(plan: Record, active: Record, excluded: list[Record]) -> None:
 
 def _only(request: Record, *members: str) -> Record:
     return {member: request[member] for member in members if member in request}
-
-
-def _matches(record: Record, name_member: str, request: Record) -> bool:
-    if request.get("NameContains", "").lower() not in record[name_member].lower():
-        return False
-    if "StatusEquals" in request and record["EndpointStatus"] != request["StatusEquals"]:
-        return False
-    for member in ("CreationTime", "LastModifiedTime"):
-        if f"{member}After" in request and record[member] <= request[f"{member}After"]:
-            return False
-        if f"{member}Before" in request and record[member] >= request[f"{member}Before"]:
-            return False
-    return True
-
-
-def _encode_token(place: tuple[Any, str]) -> str:
-    return base64.urlsafe_b64encode(json.dumps(place).encode()).decode()
-
-
-def _decode_token(token: str) -> tuple[Any, str]:
-    try:
-        value, name = json.loads(base64.urlsafe_b64decode(token))
-    except (ValueError, TypeError):
-        raise validation_error("The NextToken is not one that this service gave out.") from None
-    return value, str(name)

@@ -9,6 +9,7 @@ from typing import Any
 from local_cloud.sagemaker import training_checks
 from local_cloud.sagemaker.control import Operation
 from local_cloud.sagemaker.errors import ApiError, validation_error
+from local_cloud.sagemaker.listing import page_of
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
 from local_cloud.sagemaker.training_runs import TrainingRun
@@ -16,7 +17,6 @@ from local_cloud.sagemaker.training_runs import TrainingRun
 log = logging.getLogger("local_cloud.sagemaker")
 
 _ENDED = ("Completed", "Failed", "Stopped")
-_DEFAULT_PAGE = 10
 _LISTED = ("TrainingJobName", "TrainingJobArn", "CreationTime", "TrainingEndTime", "LastModifiedTime")
 _PRIVATE = ("Tags",)
 
@@ -105,28 +105,14 @@ class TrainingJobs:
         return {member: value for member, value in record.items() if member not in _PRIVATE}
 
     async def _list(self, request: Record) -> Record:
-        field = {"Name": "TrainingJobName", "Status": "TrainingJobStatus"}.get(
-            request.get("SortBy", ""), "CreationTime"
+        page, more = page_of(
+            self._state.all("training-job"), request, name="TrainingJobName", status="TrainingJobStatus"
         )
-        found = sorted(
-            (record for record in self._state.all("training-job") if _matches(record, request)),
-            key=lambda record: (record[field], record["TrainingJobName"]),
-            reverse=request.get("SortOrder", "Descending") == "Descending",
-        )
-        start = 0
-        if "NextToken" in request:
-            names = [record["TrainingJobName"] for record in found]
-            if request["NextToken"] not in names:
-                raise validation_error("The NextToken is not one that this service gave out.")
-            start = names.index(request["NextToken"]) + 1
-        page = found[start : start + request.get("MaxResults", _DEFAULT_PAGE)]
         shown = (*_LISTED, "TrainingJobStatus", "SecondaryStatus")
-        answer: Record = {
-            "TrainingJobSummaries": [{name: record[name] for name in shown if name in record} for record in page]
+        return {
+            "TrainingJobSummaries": [{name: record[name] for name in shown if name in record} for record in page],
+            **more,
         }
-        if start + len(page) < len(found):
-            answer["NextToken"] = page[-1]["TrainingJobName"]
-        return answer
 
     async def _stop(self, request: Record) -> Record:
         name = request["TrainingJobName"]
@@ -210,16 +196,3 @@ class TrainingJobs:
             changed["TrainingTimeInSeconds"] = changed["BillableTimeInSeconds"] = seconds
             log.info("%s: %s%s", name, secondary, f": {members['FailureReason']}" if "FailureReason" in members else "")
         self._state.put("training-job", changed)
-
-
-def _matches(record: Record, request: Record) -> bool:
-    if request.get("NameContains", "").lower() not in record["TrainingJobName"].lower():
-        return False
-    if "StatusEquals" in request and record["TrainingJobStatus"] != request["StatusEquals"]:
-        return False
-    for member in ("CreationTime", "LastModifiedTime"):
-        if f"{member}After" in request and record[member] <= request[f"{member}After"]:
-            return False
-        if f"{member}Before" in request and record[member] >= request[f"{member}Before"]:
-            return False
-    return True

@@ -1,10 +1,12 @@
 """What the tests of permissions share: a deployer without more than its policies, and what is really called."""
 
 import contextlib
+import importlib.util
 import json
 import sys
 import types
 from collections.abc import Collection, Iterator
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -82,14 +84,23 @@ class Deployer:
         self.iam.put_role_policy(RoleName=role, PolicyName="askline", PolicyDocument=document)
 
 
+@cache
+def _parliament() -> types.ModuleType:
+    """Import parliament, which asks setuptools where its own two files lie; newer ones leave that to importlib."""
+    if importlib.util.find_spec("pkg_resources") is not None:
+        return importlib.import_module("parliament")
+    stand_in = types.ModuleType("pkg_resources")
+    stand_in.resource_filename = lambda package, name: str(files(package).joinpath(name))  # type: ignore[attr-defined]
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        return importlib.import_module("parliament")
+    finally:
+        # pytest, for one, takes a module of that name for the real one.
+        del sys.modules["pkg_resources"]
+
+
 def lint(document: dict[str, Any]) -> list[str]:
     """Return what parliament has against a policy."""
-    if "pkg_resources" not in sys.modules:
-        # parliament asks setuptools where its own two files lie; newer ones have left that to importlib.
-        module = types.ModuleType("pkg_resources")
-        module.resource_filename = lambda package, name: str(files(package).joinpath(name))  # type: ignore[attr-defined]
-        sys.modules["pkg_resources"] = module
-    import parliament
-
+    parliament = _parliament()
     found = parliament.analyze_policy_string(json.dumps(document), include_community_auditors=True).findings
     return [f"{finding.issue}: {finding.detail} {finding.location}" for finding in found]

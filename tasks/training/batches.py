@@ -17,8 +17,6 @@ from tasks.training.recipe import Recipe
 Key = tuple[int, int]
 #: Stands for a row where a short last batch cannot be divided evenly; nothing is learnt from it.
 NOTHING = (-1, -1)
-#: Examples that are the same in every epoch are tokenised once, up to this many.
-REMEMBERED = 200_000
 
 
 class Facts(NamedTuple):
@@ -65,25 +63,24 @@ class Shares(BatchSampler):
             yield share or [NOTHING]
 
 
-class Remembered(Dataset[dict[str, Any]]):
-    """Examples with their number, those that never vary tokenised once."""
+class Numbered(Dataset[dict[str, Any]]):
+    """Examples with their number, and what stands in for a row that is missing."""
 
-    def __init__(self, examples: Dataset[dict[str, list[int]]], *, vary: bool) -> None:
+    def __init__(self, examples: Any) -> None:
         self._examples = examples
-        self._known: dict[int, dict[str, Any]] | None = None if vary else {}
 
     def __len__(self) -> int:
-        return len(self._examples)  # type: ignore[arg-type]
+        return len(self._examples)
 
     def __getitem__(self, key: Key) -> dict[str, Any]:
-        _, index = key
-        if key == NOTHING:
-            return {"input_ids": [1], "labels": [IGNORED], "row": -1}
-        if self._known is None or index >= REMEMBERED:
-            return {**self._examples[key], "row": index}
-        if index not in self._known:
-            self._known[index] = {**self._examples[key], "row": index}
-        return self._known[index]
+        return self.__getitems__([key])[0]
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[dict[str, Any]]:
+        """Return the examples of a batch."""
+        if list(keys) == [NOTHING]:
+            return [{"input_ids": [1], "labels": [IGNORED], "row": -1}]
+        found = self._examples.__getitems__(keys)
+        return [{**example, "row": index} for (_, index), example in zip(keys, found, strict=True)]
 
 
 class Collate:
@@ -114,7 +111,7 @@ def loader(
 ) -> DataLoader[dict[str, Any]]:
     """Return the loader of this process: one batch for each optimizer step."""
     return DataLoader(
-        Remembered(examples, vary=varies(recipe)),
+        Numbered(examples),
         batch_sampler=Shares(examples.lengths, recipe, rank=rank, processes=processes),
         collate_fn=Collate(multiple),
         num_workers=workers,

@@ -11,6 +11,8 @@ from typing import Any
 MARKER = "trainer_state.json"
 #: Written last: size and sha256 of every other file, so that a file cut off or changed since is found.
 MANIFEST = "manifest.json"
+#: Folder of the weights in the checkpoint of a model that is divided over processes, as accelerate names it.
+SHARDS = "pytorch_model_fsdp_0"
 #: Where a checkpoint is written before it is renamed.
 WRITING = ".writing"
 #: Whole checkpoints that are kept: where the newest is damaged, the one before is there.
@@ -40,20 +42,31 @@ def checkpoints_in(folder: Path) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
-def newest_whole(folder: Path, *, processes: int = 1) -> Path | None:
+def newest_whole(folder: Path, *, processes: int = 1, sharded: bool = False) -> Path | None:
     """Return the newest checkpoint in ``folder`` that so many processes can resume from, or None.
 
     Each process keeps the state of its own random numbers there.
+
+    Parameters
+    ----------
+    sharded
+        Whether they divide the model. Its checkpoints are of another kind; any number of processes, two or more, can
+        resume from them, those that there were not before with new random numbers.
     """
-    return next((path for path in checkpoints_in(folder) if is_whole(path, processes=processes)), None)
+    found = checkpoints_in(folder)
+    return next((path for path in found if is_whole(path, processes=processes, sharded=sharded)), None)
 
 
-def is_whole(checkpoint: Path, *, processes: int = 1) -> bool:
-    """Say whether every file of a checkpoint is there as it was written."""
+def is_whole(checkpoint: Path, *, processes: int = 1, sharded: bool = False) -> bool:
+    """Say whether every file of a checkpoint is there as it was written, and whether it is of the right kind."""
     random_states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    if sharded:
+        random_states = random_states[:1]
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
         if not {MARKER, *random_states} <= set(files):
+            return False
+        if any(name.startswith(f"{SHARDS}/") for name in files) != sharded:
             return False
         paths = {checkpoint / name: about for name, about in files.items()}
         if any(path.stat().st_size != about["size"] for path, about in paths.items()):
@@ -85,9 +98,17 @@ def publish(written: Path, folder: Path) -> Path:
     return final
 
 
-def thin_out(folder: Path, *, kept: int = KEPT, spare: Path | None = None) -> None:
-    """Remove all but the newest checkpoints, and what a killed process left half-written."""
-    for path in checkpoints_in(folder)[kept:]:
+def thin_out(folder: Path, *, kept: int = KEPT, spare: Path | None = None, up_to: int | None = None) -> None:
+    """Remove all but the newest checkpoints, and what a killed process left half-written.
+
+    Parameters
+    ----------
+    up_to
+        The step that was reached: later ones are of a run in other processes, which this one could not go on from.
+        They are not counted, and stay until they are passed.
+    """
+    found = [path for path in checkpoints_in(folder) if up_to is None or step_of(path) <= up_to]
+    for path in found[kept:]:
         if path != spare:
             shutil.rmtree(path, ignore_errors=True)
     shutil.rmtree(folder / WRITING, ignore_errors=True)

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from askline.config import TrainingConfig
 from tasks.training.recipe import Recipe
+from tasks.training.sharding import Sharding, ShardingChoice
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -25,10 +26,14 @@ class Choices(NamedTuple):
     compile: bool
     workers: int
     """Processes that prepare batches."""
+    sharding: Sharding
+    """Whether each process holds the whole model, or its part."""
     reasons: tuple[str, ...]
 
 
-def choose(config: TrainingConfig, recipe: Recipe, *, total_flops: float, varies: bool) -> Choices:
+def choose(
+    config: TrainingConfig, recipe: Recipe, *, total_flops: float, varies: bool, divided: ShardingChoice | None = None
+) -> Choices:
     """Return what suits this machine where the configuration says "auto".
 
     Parameters
@@ -37,12 +42,19 @@ def choose(config: TrainingConfig, recipe: Recipe, *, total_flops: float, varies
         Floating-point operations of the whole training, roughly.
     varies
         Whether examples differ from epoch to epoch, and so have to be prepared anew.
+    divided
+        Whether several processes divide the model; None in a single one.
     """
     import torch
 
     gpu = torch.cuda.is_available()
+    sharding = divided.sharding if divided else "none"
     precision, why = choose_precision(config.precision)
+    if sharding == "full" and precision == "fp16":
+        precision, why = "fp32", "the GPU has no bf16, and fp16 is not offered with FSDP"
     reasons = [f"precision {precision}: {why}"]
+    if divided is not None:
+        reasons.append(f"{'FSDP' if sharding == 'full' else 'DDP'}: {divided.reason}")
     tf32 = gpu and precision == "fp32" and torch.cuda.get_device_capability()[0] >= 8
     if tf32:
         reasons.append("tf32 for matrix products: the GPU has it, and its 10 bits do for training")
@@ -53,6 +65,8 @@ def choose(config: TrainingConfig, recipe: Recipe, *, total_flops: float, varies
         else "padding to the longest of the batch: in fp32 on a CPU a multiple of 8 only adds work"
     )
     compiled, why = _compile(config, gpu=gpu, total_flops=total_flops)
+    if sharding == "full" and compiled:
+        compiled, why = False, "not offered with FSDP"
     reasons.append(f"torch.compile {'on' if compiled else 'off'}: {why}")
     reasons.append("attention sdpa: it takes T5's relative bias as an additive mask; flash attention takes none")
     workers = min(4, (os.cpu_count() or 1) - 1) if gpu and varies else 0
@@ -61,7 +75,7 @@ def choose(config: TrainingConfig, recipe: Recipe, *, total_flops: float, varies
     if not gpu:
         threads = torch.get_num_threads()
         reasons.append(f"{threads} thread{'s' if threads > 1 else ''}")
-    return Choices(precision, tf32, multiple, compiled, workers, tuple(reasons))
+    return Choices(precision, tf32, multiple, compiled, workers, sharding, tuple(reasons))
 
 
 def choose_precision(wanted: Literal["auto", "fp32", "bf16", "fp16"]) -> tuple[Precision, str]:

@@ -158,17 +158,17 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         unanswerable=job.unanswerable,
         subwords=_subwords(pieces) if job.base is None else None,
     )
+    parameters = trained = model.num_parameters()
+    if config.lora.rank is not None:
+        from tasks.training.lora import add_adapter
+
+        model = add_adapter(model, config.lora, seed=job.recipe.seed)
+        trained = model.num_parameters(only_trainable=True)
     choices = choices_for(model, examples, job.recipe, config)
     recipe = job.recipe.model_copy(update={"precision": choices.precision})
     for reason in choices.reasons:
         log.info("%s", reason)
     progress(0.0, "; ".join(choices.reasons))
-    parameters = trained = model.num_parameters()
-    if config.lora.rank is not None:
-        from tasks.training.lora import add_adapter
-
-        model = add_adapter(model, config.lora, seed=recipe.seed)
-        trained = model.num_parameters(only_trainable=True)
     early = None
     if validation:
         early = EarlyStopping(
@@ -195,7 +195,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         progress=progress,
     )
     if processes.is_main_process:
-        _write(job, recipe, model, tokenizer, done.curve, pieces if pieces.is_file() else None, early)
+        _write(job, recipe, done.model, tokenizer, done.curve, pieces if pieces.is_file() else None, early)
     processes.wait_for_everyone()
 
     last = done.curve[-max(1, len(done.curve) // 20) :]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]
+from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
 from transformers import PrinterCallback, Seq2SeqTrainingArguments
 
 from askline.config import TrainingConfig
@@ -28,6 +29,7 @@ from tasks.training.memory import MicroBatch, checkpoint_activations
 from tasks.training.meter import Meter, forward_backward_flops, peak_flops
 from tasks.training.recipe import Recipe
 from tasks.training.remote import CheckpointStore
+from tasks.training.sharding import choose_sharding, gathered, memory_of_a_process, shard
 from tasks.training.stop import StopSignal
 from tasks.training.trainer import RepeatableTrainer
 
@@ -43,6 +45,8 @@ class Trained(NamedTuple):
     epochs: float
     rates: dict[str, float]
     """``tokens_per_second`` and ``samples_per_second`` of this process's steps, ``memory_mb``, ``mfu``."""
+    model: Any
+    """The model that was given; where the processes divided it, a whole copy in the first and None in the others."""
     notes: tuple[str, ...]
     """What had to be changed on the way, such as a smaller micro-batch."""
 
@@ -61,7 +65,7 @@ def train(
     checkpoint_store: str | None = None,
     progress: Progress,
 ) -> Trained:
-    """Train ``model`` in place.
+    """Train ``model``, in place; where ``choices`` say so it is divided over the processes first.
 
     Checkpoints go into ``folder``; when it holds a whole one, training goes on from there, with the same result as if
     it had not stopped.
@@ -82,6 +86,7 @@ def train(
     if micro.checkpointing:
         checkpoint_activations(model)
     remote = CheckpointStore(checkpoint_store) if checkpoint_store and processes.is_main_process else None
+    sharded = choices.sharding == "full"
     with (
         _silence(),
         threads_for(model),
@@ -92,6 +97,8 @@ def train(
         device = processes.device
         if choices.tf32:
             torch.set_float32_matmul_precision("high")
+        if sharded:
+            shard(model, bf16=choices.precision == "bf16", device=device, processes=processes.num_processes)
         meter = Meter(model.config, device, peak_flops(device, _DTYPES[choices.precision]), processes.num_processes)
         curve = Curve(
             meter,
@@ -115,7 +122,7 @@ def train(
             callbacks=_listeners(config, events),
         )
         trainer.remove_callback(PrinterCallback)
-        checkpoint = _where_to_go_on(folder, remote, processes)
+        checkpoint = _where_to_go_on(folder, remote, processes, sharded=sharded)
         if checkpoint is not None:
             log.info("going on from %s", checkpoint.name)
             trainer.restore(checkpoint)
@@ -130,27 +137,52 @@ def train(
                 f"training was asked to stop (SIGTERM) and did so after step {trainer.state.global_step} of "
                 f"{recipe.steps}; the checkpoint is kept. Run the same again to go on from there"
             )
-        if early is not None:
+        if sharded:
+            model = gathered(model, first=processes.is_main_process)
+        if early is not None and model is not None:
             early.load_best(model)
         rates = meter.rates(whole=True)
     keys = ("step", "epoch", "loss", "learning_rate", "grad_norm", "tokens")
     steps = [{key: entry[key] for key in keys} for entry in trainer.state.log_history if "tokens" in entry]
-    return Trained(steps, float(trainer.state.epoch or 0.0), rates, tuple(micro.notes))
+    return Trained(steps, float(trainer.state.epoch or 0.0), rates, model, tuple(micro.notes))
 
 
 def choices_for(model: Any, examples: Examples, recipe: Recipe, config: TrainingConfig) -> Choices:
-    """Return how this machine trains ``model`` on ``examples``."""
+    """Return how this machine trains ``model``, its adapter included, on ``examples``.
+
+    Raises
+    ------
+    TrainingError
+        If the model is to be divided over a single process.
+    """
+    divided = choose_sharding(
+        config,
+        processes=PartialState().num_processes,
+        parameters=model.num_parameters(),
+        trained=model.num_parameters(only_trainable=True),
+        memory=memory_of_a_process(PartialState().device),
+    )
+    several = PartialState().num_processes > 1
+    if several:  # machines may differ: the first process decides for all
+        (divided,) = broadcast_object_list([divided])
     rows = recipe.steps * recipe.batch_size
     source = rows * sum(examples.lengths) // max(1, len(examples.lengths))
     flops = forward_backward_flops(model.config, source, source // 2, rows)
     with threads_for(model):
-        return choose(config, recipe, total_flops=flops, varies=varies(recipe))
+        return choose(config, recipe, total_flops=flops, varies=varies(recipe), divided=divided if several else None)
 
 
 def _arguments(recipe: Recipe, config: TrainingConfig, choices: Choices, folder: Path) -> Seq2SeqTrainingArguments:
     options: dict[str, Any] = {}
     if choices.compile:
         options = {"torch_compile": True}
+    if choices.sharding == "full":
+        # The model is divided already (see shard), and accelerate is only to treat it so. Each process writes its part
+        # of a checkpoint.
+        options |= {
+            "fsdp": True,
+            "fsdp_config": {"version": 2, "auto_wrap_policy": "NO_WRAP", "state_dict_type": "SHARDED_STATE_DICT"},
+        }
     return Seq2SeqTrainingArguments(
         output_dir=str(folder),
         max_steps=recipe.steps,
@@ -192,15 +224,16 @@ def _listeners(config: TrainingConfig, events: Path | None) -> list[Any]:
     return [TensorBoardCallback(tb_writer=SummaryWriter(str(events)))]
 
 
-def _where_to_go_on(folder: Path, remote: CheckpointStore | None, processes: Any) -> Path | None:
+def _where_to_go_on(folder: Path, remote: CheckpointStore | None, processes: Any, *, sharded: bool) -> Path | None:
     """Return the newest whole checkpoint, fetched from the remote place where that has a newer one."""
-    here = newest_whole(folder, processes=processes.num_processes)
+    kind = {"processes": processes.num_processes, "sharded": sharded}
+    here = newest_whole(folder, **kind)
     if remote is not None:
         newer_than = step_of(here) if here is not None else -1
-        fetched = remote.restore_remote(folder, newer_than=newer_than, processes=processes.num_processes)
+        fetched = remote.restore_remote(folder, newer_than=newer_than, **kind)
         here = fetched or here
     processes.wait_for_everyone()
-    return newest_whole(folder, processes=processes.num_processes) if processes.num_processes > 1 else here
+    return newest_whole(folder, **kind) if processes.num_processes > 1 else here
 
 
 @contextmanager

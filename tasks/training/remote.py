@@ -44,7 +44,9 @@ class CheckpointStore:
                 log.warning("the checkpoint could not be kept in %s: %s", self._url, error)
             self._last = self.sending = None
 
-    def restore_remote(self, folder: Path, *, newer_than: int = -1, processes: int = 1) -> Path | None:
+    def restore_remote(
+        self, folder: Path, *, newer_than: int = -1, processes: int = 1, sharded: bool = False
+    ) -> Path | None:
         """Fetch the newest whole checkpoint above a step into ``folder``; return it, or None where there is none."""
         files, root = self._open()
         for step in sorted(self._steps(files, root), reverse=True):
@@ -52,7 +54,9 @@ class CheckpointStore:
                 return None
             name = f"checkpoint-{step}"
             written = folder / WRITING / name
-            if self._fetch(files, f"{root}/{name}", written) and is_whole(written, processes=processes):
+            if self._fetch(files, f"{root}/{name}", written) and is_whole(
+                written, processes=processes, sharded=sharded
+            ):
                 return publish(written, folder)
             log.warning("the checkpoint %s in %s is damaged; taking the one before", name, self._url)
         return None

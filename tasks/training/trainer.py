@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin  # type: ignore[import-untyped]
 from safetensors import SafetensorError
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from transformers import Seq2SeqTrainer
@@ -27,6 +29,7 @@ from tasks.training.examples import IGNORED
 from tasks.training.memory import MicroBatch, free, is_out_of_memory
 from tasks.training.recipe import Recipe
 from tasks.training.remote import CheckpointStore
+from tasks.training.sharding import gathered
 from tasks.training.stop import StopSignal
 
 #: Beside the trainer's own state in a checkpoint: what else the next process needs to go on alike.
@@ -58,8 +61,23 @@ class RepeatableTrainer(Seq2SeqTrainer):
         self._writing: Path | None = None
         self._positions: torch.Tensor | None = None
         self.control: Any
+        self.is_fsdp_enabled: bool
+        self._sharded = choices.sharding == "full"
         super().__init__(**options)
         output_layer(self.model).register_forward_pre_hook(self._only_where_needed)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Create the accelerator, with FSDP on CPUs too where the model is divided.
+
+        accelerate 1.15 passes over its plugin unless the processes have accelerators (``AcceleratorState``); set here
+        are the two fields that it sets for these, and the one that the stock trainer has read from them by now.
+        """
+        super().create_accelerator_and_postprocess()
+        state = self.accelerator.state
+        if self._sharded and not self.is_fsdp_enabled:
+            state.fsdp_plugin = FullyShardedDataParallelPlugin(**self.args.fsdp_plugin_args)
+            state.distributed_type = DistributedType.FSDP
+            self.is_fsdp_enabled = True
 
     # --- batches ------------------------------------------------------------------------------------------------------
 
@@ -117,12 +135,17 @@ class RepeatableTrainer(Seq2SeqTrainer):
         sums = []
         for number, piece in enumerate(pieces, start=1):
             last = number == len(pieces)
-            with nullcontext() if last else self.accelerator.no_sync(model):
+            # A divided model adds each piece's gradients up at once: what waits would be whole in each process.
+            with nullcontext() if last or self._sharded else self.accelerator.no_sync(model):
                 with self.compute_loss_context_manager():
                     loss = self._share_of_loss(model, piece, total)
                 self.accelerator.backward(loss)
             sums.append(loss.detach())
         return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
+
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> Any:
+        """Return the context of a forward pass; accelerate puts one around the model itself unless it is divided."""
+        return self.accelerator.autocast() if self._sharded else super().autocast_smart_context_manager(cache_enabled)
 
     def _share_of_loss(self, model: Any, inputs: dict[str, Any], total: int) -> torch.Tensor:
         """Return this piece's part of the mean over the step's ``total`` label tokens.
@@ -187,7 +210,7 @@ class RepeatableTrainer(Seq2SeqTrainer):
         new = self._curve.close(self.state, grad_norm, learning_rate)
         if new and self._early is not None and self._early.is_due(self.state.global_step, self.state.max_steps):
             self._curve.flush(self)
-            if self._early.measure(self.model, self.state.global_step, self.args.process_index):
+            if self._early.measure(self._whole(), self.state.global_step, self.args.process_index):
                 self.control.should_training_stop = self.control.should_save = True
         if new and self._stop.asked and self.state.global_step < self.state.max_steps:
             self._stop.obeyed = self.control.should_training_stop = self.control.should_save = True
@@ -198,6 +221,13 @@ class RepeatableTrainer(Seq2SeqTrainer):
             self._save_checkpoint(model, trial)
             self.control = self.callback_handler.on_save(self.args, self.state, self.control)
         self.control.should_save = False
+
+    def _whole(self) -> Any:
+        """Return the model as the first process can ask it questions; None in the others where it is divided."""
+        if not self._sharded:
+            return self.model
+        whole = gathered(self.model, first=self.args.process_index == 0)
+        return whole.to(self.args.device) if whole is not None else None
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -227,13 +257,15 @@ class RepeatableTrainer(Seq2SeqTrainer):
                 final = publish(written, folder)
                 if self._remote is not None:
                     self._remote.save_remote(final)
-                thin_out(folder, spare=self._remote.sending if self._remote else None)
-        except (OSError, RuntimeError, SafetensorError) as error:
+                spare = self._remote.sending if self._remote else None
+                thin_out(folder, spare=spare, up_to=self.state.global_step)
+        except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             # torch and safetensors report a full disk as an error of their own, with the system's words in it.
             shutil.rmtree(self._writing, ignore_errors=True)
+            reason = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
             raise TrainingError(
-                f"cannot write a checkpoint to {folder}: {getattr(error, 'strerror', None) or first_line(error)}. Free "
-                "some space or choose another folder with --state-dir; the next run goes on from the last whole "
+                f"cannot write a checkpoint to {folder}: {getattr(reason, 'strerror', None) or first_line(reason)}. "
+                "Free some space or choose another folder with --state-dir; the next run goes on from the last whole "
                 "checkpoint"
             ) from error
         finally:
@@ -259,6 +291,6 @@ def output_layer(model: Any) -> torch.nn.Module:
     return layer
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of an error's text, or else its class."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

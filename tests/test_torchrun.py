@@ -1,10 +1,8 @@
 """Training in two real processes on the CPU (gloo), started by torch's own launcher."""
 
-import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +10,14 @@ from typing import Any
 
 import psutil
 import pytest
-from tiny_datasets import UNANSWERABLE, small_rows, write_dataset
+from torchrun_support import base_in, dataset_in, gone, losses, make_job, once_there, ranks
 
-from askline.config import ClusterConfig, TrainingConfig
+from askline.config import ClusterConfig
 from askline.errors import TrainingError, TrainingStoppedError
-from askline.store import ArtifactStore
-from tasks.rows import read_rows
 from tasks.training.checkpoints import WRITING, checkpoints_in, newest_whole
 from tasks.training.entry import main
 from tasks.training.events import Listener, ProcessEvent, tell
 from tasks.training.job import JobResult, TrainingJob, run_job
-from tasks.training.recipe import resolve_recipe
 from tasks.training.torchrun import check_divides, launch_options, run_with_torchrun
 
 REPOSITORY = Path(__file__).parents[1]
@@ -31,25 +26,12 @@ STEPS = 30
 
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 rows: three whole batches of eight, so that no step has fewer."""
-    store = ArtifactStore(tmp_path_factory.mktemp("store"))
-    return store.path("dataset", write_dataset(store, small_rows()).sha256)
+    return dataset_in(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture(scope="module")
 def base(dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small T5 without dropout, whose random numbers differ from process to process."""
-    from tasks.training.export import export
-    from tasks.training.scratch import initial_model, small_t5, train_tokenizer
-
-    folder, scratch = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("tokenizer")
-    tokenizer = train_tokenizer(read_rows(dataset, "train"), TrainingConfig().prompt, scratch)
-    config = small_t5(len(tokenizer))
-    config.dropout_rate = 0.0
-    export(
-        initial_model(config, tokenizer, 1), tokenizer, folder, pieces=scratch / "spiece.model", max_target_tokens=16
-    )
-    return folder
+    return base_in(tmp_path_factory.mktemp("base"), dataset, tmp_path_factory.mktemp("tokenizer"))
 
 
 Make = Callable[..., TrainingJob]
@@ -58,27 +40,9 @@ Make = Callable[..., TrainingJob]
 @pytest.fixture(scope="module")
 def job_in(dataset: Path, base: Path, tmp_path_factory: pytest.TempPathFactory) -> Make:
     def make(name: str, *, steps: int = STEPS, restarts: int = 0, **options: Any) -> TrainingJob:
-        folder = tmp_path_factory.mktemp(name)
-        config = TrainingConfig(
-            base=str(base),
-            batch_size=8,
-            max_steps=steps,
-            learning_rate=1e-3,
-            checkpoint_steps=3,
-            precision="fp32",
-            where="torchrun",
-            cluster=ClusterConfig(processes=2, restarts=restarts),
-            **options,
-        )
-        return TrainingJob(
-            dataset=dataset,
-            base=base,
-            base_name="tiny",
-            config=config,
-            recipe=resolve_recipe(config, rows=24, has_out_of_scope=True),
-            unanswerable=UNANSWERABLE,
-            checkpoints=folder / "checkpoints",
-            output=folder / "model",
+        cluster = ClusterConfig(processes=2, restarts=restarts)
+        return make_job(
+            tmp_path_factory.mktemp(name), dataset=dataset, base=base, steps=steps, cluster=cluster, **options
         )
 
     return make
@@ -90,44 +54,6 @@ def pair(job_in: Make) -> tuple[TrainingJob, JobResult, list[str]]:
     told: list[str] = []
     job = job_in("pair")
     return job, run_with_torchrun(job, progress=lambda share, message="": told.append(message)), told
-
-
-def losses(job: TrainingJob) -> list[float]:
-    lines = (job.output / "training_log.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line)["loss"] for line in lines]
-
-
-def ranks(checkpoints: Path) -> list[psutil.Process]:
-    """The processes that train into this folder, by rank."""
-    found = {}
-    for process in psutil.process_iter():
-        try:
-            words = " ".join(process.cmdline())
-            if "tasks.training.entry" not in words or str(checkpoints) not in words:
-                continue
-            if "RANK" in (environment := process.environ()) and process.status() != psutil.STATUS_ZOMBIE:
-                found[int(environment["RANK"])] = process
-        except psutil.Error:
-            continue
-    return [found[rank] for rank in sorted(found)]
-
-
-def gone(processes: list[psutil.Process], seconds: float = 30) -> bool:
-    return not psutil.wait_procs(processes, timeout=seconds)[1]
-
-
-def once_there(path: Path, act: Callable[[], None], seconds: float = 120) -> threading.Thread:
-    """Do ``act`` in a thread as soon as a file is there."""
-
-    def wait() -> None:
-        deadline = time.monotonic() + seconds
-        while not path.exists() and time.monotonic() < deadline:
-            time.sleep(0.005)
-        act()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 @pytest.mark.slow

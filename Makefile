@@ -15,7 +15,7 @@ run: $(READY)  ## run the whole pipeline, then leave the API up to be tried; ARG
 	@$(BIN)/python -m flows.full_pipeline --state-dir $(STATE) $(ARGS)
 
 test: $(READY)  ## run all tests; ARGS="-k name" for some
-	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(READY)  ## lint, format, types, import rules, CloudFormation
 	@$(BIN)/ruff check .

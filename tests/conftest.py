@@ -53,6 +53,32 @@ os.environ.update(
 
 REPOSITORY = Path(__file__).parents[1]
 
+#: The files that take longest, longest first: begun last, one of them would run on alone while other workers idle.
+LONGEST = (
+    "test_full_pipeline.py",
+    "test_triggers.py",
+    "test_docs_aws.py",
+    "test_torchrun.py",
+    "test_more_machines.py",
+    "test_lifecycle.py",
+    "test_iam.py",
+    "test_api_failures.py",
+    "test_approval.py",
+    "test_deploy_queue.py",
+    "test_deploy_targets.py",
+    "test_local_cloud.py",
+    "test_sagemaker.py",
+    "test_referee_toolkit.py",
+    "test_fine_tune.py",
+    "test_fine_tune_job.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the longest files first; ``--no-loadscope-reorder`` keeps them there."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
+
 
 def local_cloud(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
     """Run ``python -m local_cloud`` as a person would."""
@@ -96,3 +122,20 @@ def free_port() -> int:
     with contextlib.closing(socket.socket(socket.AF_INET, socket.SOCK_STREAM)) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def write_capitals(path: Path) -> None:
+    """Write a few facts, each asked in several ways: a dataset whose whole pipeline takes seconds.
+
+    Held out by wording (``--dataset.split-by wording``), 40 steps of 16 learn most of it.
+    """
+    capitals = {"France": "Paris", "Poland": "Warsaw", "Italy": "Rome", "Spain": "Madrid", "Norway": "Oslo"}
+    capitals |= {"Greece": "Athens", "Austria": "Vienna", "Portugal": "Lisbon"}
+    wordings = ("What is the capital of {}?", "Which city is the capital of {}?", "Name the capital of {}.")
+    wordings += (
+        "Of {} the capital is which city?",
+        "Tell me the capital of {}.",
+        "What is the name of the capital of {}?",
+    )
+    rows = [f"{wording.format(land)},{city}" for land, city in capitals.items() for wording in wordings]
+    path.write_text("\n".join(["question,answer", *rows, ""]), encoding="utf-8")

@@ -91,7 +91,7 @@ class Api:
         """Ask, and expect this problem document, which tells nothing that callers should not know."""
         expect_problem(self.ask(mlkey, question), status, kind, retry_after=retry_after)
 
-    def recovers(self, mlkey: str, seconds: float = 30) -> dict[str, Any]:
+    def recovers(self, mlkey: str, seconds: float = 90) -> dict[str, Any]:
         """Ask until there is an answer again; nothing but problems that callers may wait out comes before it."""
         deadline = time.monotonic() + seconds
         while True:
@@ -162,7 +162,7 @@ def test_an_endpoint_that_was_deleted_and_one_that_is_being_created_are_not_read
     cloud.bench.sagemaker.delete_endpoint(EndpointName=name)
     api.problem("gone", "hello", 503, "not-ready", retry_after=True)
     slow = tmp_path / "slow"
-    slow.write_text("3")
+    slow.write_text("6")
     with ThreadPoolExecutor(1) as pool:
         deployed = pool.submit(cloud.bench.serve, "gone", content, environment={"SLOW": str(slow)})
         wait_for(lambda: status_of(cloud, name) == "Creating")
@@ -308,7 +308,7 @@ def kill(pid: int) -> None:
     psutil.wait_procs([process], timeout=10)
 
 
-def wait_for(look: Callable[[], object], seconds: float = 30) -> None:
+def wait_for(look: Callable[[], object], seconds: float = 90) -> None:
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline, "not in time"

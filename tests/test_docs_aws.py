@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, running_cloud
+from conftest import REPOSITORY, running_cloud, write_capitals
 
 from askline.config import PipelineConfig
 
@@ -33,9 +33,11 @@ SUBSTITUTIONS = {
 #: What takes the place of the configuration's own: a dataset and a base that need no internet, and a short training.
 OPTIONS = {
     "ASKLINE_TARGET": "local",
-    "ASKLINE_DATASET__SOURCE": "sample",
+    "ASKLINE_DATASET__SOURCE": "questions.csv",
+    "ASKLINE_DATASET__SPLIT_BY": "wording",
     "ASKLINE_TRAINING__BASE": "scratch",
-    "ASKLINE_TRAINING__MAX_STEPS": "60",
+    "ASKLINE_TRAINING__MAX_STEPS": "40",
+    "ASKLINE_TRAINING__BATCH_SIZE": "16",
     "ASKLINE_EVALUATION__MIN_EXACT_MATCH": "0",
     "ASKLINE_HUB__PUSH": "never",
     "ASKLINE_SMOKE__QUESTIONS": "2",
@@ -80,6 +82,7 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     assert len(todo) > 30
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "aws.toml").write_text((REPOSITORY / "configs" / "aws.toml").read_text())
+    write_capitals(tmp_path / "questions.csv")
     (tmp_path / "credentials").write_text("[default]\naws_access_key_id = test\naws_secret_access_key = test\n")
     (tmp_path / "config").write_text("[default]\nregion = us-east-1\n")
     state = tmp_path / "state"
@@ -107,7 +110,7 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=560,
+            timeout=900,
         )
         parts = re.split(r"^@@ (\d+)\n", done.stdout, flags=re.MULTILINE)
         said = {todo[int(number)]: text for number, text in zip(parts[1::2], parts[2::2], strict=True)}

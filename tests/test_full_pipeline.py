@@ -16,8 +16,9 @@ from typing import NamedTuple
 import httpx
 import psutil
 import pytest
-from conftest import REPOSITORY, local_cloud
+from conftest import REPOSITORY, local_cloud, write_capitals
 
+from askline.clients import aws_client
 from askline.records import PipelineReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -220,24 +221,36 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     assert aws(shell_environment, *listing) == before
 
 
-def test_a_damaged_artifact_is_noticed_and_remade(finished):
-    weights = finished.state_dir / "artifacts" / "model" / finished.report.model.sha256 / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    done = pipeline(finished.state_dir, *QUICK)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "reused" not in re.search(r"✓ fine-tune .*", done.stdout).group()
-    assert weights.read_bytes() == whole
-    assert newest_report(finished.state_dir).package.archive_sha256 == finished.report.package.archive_sha256
-
-
-def test_a_model_that_is_not_good_enough_is_not_deployed(finished):
-    options = ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9", "--deploy.mlkey", "weak"]
+@pytest.fixture(scope="module")
+def weak(finished, tmp_path_factory):
+    """Return the options of a run on a few questions, with so few steps that the model is not good enough."""
+    file = tmp_path_factory.mktemp("weak") / "capitals.csv"
+    write_capitals(file)
+    options = ["--dataset.source", str(file), "--dataset.split-by", "wording", "--deploy.mlkey", "weak"]
+    options += ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
     done = pipeline(finished.state_dir, *options)
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "Not promoted" in done.stdout
-    assert "evaluation.min-exact-match" in done.stdout
+    return options, done.stdout
+
+
+def test_a_model_that_is_not_good_enough_is_not_deployed(finished, weak):
+    _, said = weak
+    assert "Not promoted" in said
+    assert "evaluation.min-exact-match" in said
     assert newest_report(finished.state_dir).endpoint is None
+
+
+def test_a_damaged_artifact_is_noticed_and_remade(finished, weak):
+    options, _ = weak
+    model = newest_report(finished.state_dir).model
+    weights = finished.state_dir / "artifacts" / "model" / model.sha256 / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "reused" not in re.search(r"✓ fine-tune .*", done.stdout).group()
+    assert "reused" in re.search(r"✓ evaluate .*", done.stdout).group(), "it is the same model again"
+    assert weights.read_bytes() == whole
 
 
 def test_own_data_end_to_end(finished, tmp_path):
@@ -254,7 +267,7 @@ def test_own_data_end_to_end(finished, tmp_path):
         "antwort",
     ]
     options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
-    options += ["--training.max-steps", "60", "--evaluation.min-exact-match", "0"]
+    options += ["--training.max-steps", "40", "--training.batch-size", "16", "--evaluation.min-exact-match", "0"]
     done = pipeline(finished.state_dir, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
@@ -288,23 +301,48 @@ def members(archive: Path):
         yield from (stream.read() for member in file if (stream := file.extractfile(member)))
 
 
-def test_served_on_a_schedule_and_started_from_outside(finished):
-    api = finished.report.target.prefect_api
-    command = [sys.executable, "-m", "deployments.serve", "--state-dir", str(finished.state_dir), *QUICK]
-    serving = subprocess.Popen([*command, "--cron", "0 3 * * 1", "--timezone", "Europe/Berlin"], cwd=REPOSITORY)
+def test_served_on_a_schedule_and_its_failed_deployment_retried_from_the_ui(finished):
+    prefect = httpx.Client(base_url=finished.report.target.prefect_api, timeout=30)
+    sagemaker = aws_client(finished.report.target, "sagemaker")
+    # Somebody else's endpoint has the name.
+    sagemaker.create_endpoint(
+        EndpointName="serv-hf-endpoint-retried", EndpointConfigName=finished.report.endpoint.config_name
+    )
+    options = ["--state-dir", str(finished.state_dir), *QUICK, "--deploy.mlkey", "retried"]
+    command = [sys.executable, "-m", "deployments.serve", *options, "--cron", "0 3 * * 1", "--timezone"]
+    serving = subprocess.Popen([*command, "Europe/Berlin"], cwd=REPOSITORY)
     try:
-        deployment = wait_for(lambda: httpx.post(f"{api}/deployments/filter", json={}).json(), "a deployment")[0]
+        deployment = wait_for(lambda: prefect.post("/deployments/filter", json={}).json(), "a deployment")[0]
         mine = {"deployments": {"id": {"any_": [deployment["id"]]}}}
         # Schedules are worked off by the server in the background.
-        upcoming = wait_for(lambda: httpx.post(f"{api}/flow_runs/filter", json=mine).json(), "scheduled runs")
+        upcoming = wait_for(lambda: prefect.post("/flow_runs/filter", json=mine).json(), "scheduled runs")
         assert {run["state"]["type"] for run in upcoming} == {"SCHEDULED"}
-        started = httpx.post(f"{api}/deployments/{deployment['id']}/create_flow_run", json={}).json()
+        run = prefect.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()["id"]
 
         def ended():
-            state = httpx.get(f"{api}/flow_runs/{started['id']}").json()["state"]
+            state = prefect.get(f"/flow_runs/{run}").json()["state"]
             return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
 
-        assert wait_for(ended, "the end of the run")["name"] == "Promoted"
+        def steps():
+            found = prefect.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
+            return {each["id"]: (each["name"].rpartition("-")[0], each["state_name"]) for each in found}
+
+        failed = wait_for(ended, "the end of the run")
+        assert failed["name"] == "Failed"
+        assert "serv-hf-endpoint-retried" in failed["message"]
+        before = steps()
+        sagemaker.delete_endpoint(EndpointName="serv-hf-endpoint-retried")
+        # The UI's button Retry sends this.
+        retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}}
+        assert prefect.post(f"/flow_runs/{run}/set_state", json=retry).json()["status"] == "ACCEPT"
+        assert wait_for(ended, "the end of the retried run")["name"] == "Promoted"
+        after = steps()
+        assert [name for name, state in before.values() if state == "Failed"]
+        done_before = {name for name, state in before.values() if state in ("Completed", "Cached")}
+        assert {"fine-tune", "package", "push-to-hf"} <= done_before
+        done_now = {after[each][0] for each in after if after[each][1] == "Completed" and each not in before}
+        assert "deploy-serverless" in done_now
+        assert not done_before & done_now, "what was finished was done again"
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(timeout=60)

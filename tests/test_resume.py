@@ -10,6 +10,7 @@ import pytest
 from prefect import flow, task
 from prefect.testing.utilities import prefect_test_harness
 
+from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.errors import ArtifactError, StepTimeoutError
 from askline.records import DatasetRef, Run, SourceRef, Target
@@ -156,6 +157,31 @@ def test_a_step_that_takes_too_long_is_broken_off_and_the_option_is_named(tmp_pa
     with pytest.raises(StepTimeoutError, match=r"timeouts\.upload"):
         slow()
     assert time.monotonic() - started < 30
+
+
+def test_checkpoints_go_to_s3_and_come_back(cloud, tmp_path, monkeypatch):
+    from test_fine_tune_job import write_checkpoint
+
+    from tasks.training.checkpoints import newest_whole
+    from tasks.training.remote import CheckpointStore
+
+    s3 = aws_client(cloud, "s3")
+    s3.create_bucket(Bucket="checkpoints-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", cloud.endpoints["s3"])
+    store = CheckpointStore("s3://checkpoints-1/of/a-run")
+    assert store.restore_remote(tmp_path / "there") is None
+    for step in (1, 2, 3):
+        store.save_remote(write_checkpoint(tmp_path / "here", step))
+    store.wait()
+    there = CheckpointStore("s3://checkpoints-1/of/a-run").restore_remote(tmp_path / "there")
+    assert there == newest_whole(tmp_path / "there") == tmp_path / "there" / "checkpoint-3"
+    kept = {item["Key"].split("/")[2] for item in s3.list_objects_v2(Bucket="checkpoints-1")["Contents"]}
+    assert kept == {"checkpoint-2", "checkpoint-3"}
+    s3.put_object(Bucket="checkpoints-1", Key="of/a-run/checkpoint-3/deeper/weights", Body=b"cut off")
+    again = CheckpointStore("s3://checkpoints-1/of/a-run").restore_remote(tmp_path / "elsewhere")
+    assert again == tmp_path / "elsewhere" / "checkpoint-2"
+    store.remove()
+    assert s3.list_objects_v2(Bucket="checkpoints-1")["KeyCount"] == 0
 
 
 def test_every_step_has_a_limit():

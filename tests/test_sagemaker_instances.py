@@ -94,8 +94,8 @@ def test_calls_spread_over_instances_and_the_dead_come_back(sagemaker: SageMaker
     # Two calls that take a while are answered side by side.
     began = time.monotonic()
     with ThreadPoolExecutor(2) as pool:
-        said = list(pool.map(lambda _: sagemaker.ask(two, {"sleep": 1.5}), range(2)))
-    assert time.monotonic() - began < 2.8
+        said = list(pool.map(lambda _: sagemaker.ask(two, {"sleep": 4}), range(2)))
+    assert time.monotonic() - began < 8
     assert {each["pid"] for each in said} == first
     victim = psutil.Process(min(first))
     victim.kill()
@@ -139,10 +139,9 @@ def test_the_number_of_instances_changes_and_survives_kill_9(sagemaker: SageMake
     wanted = {"EndpointName": "sized", "DesiredWeightsAndCapacities": [{"VariantName": "AllTraffic"}]}
     wanted["DesiredWeightsAndCapacities"][0]["DesiredInstanceCount"] = 2  # type: ignore[index]
     assert sagemaker.api.update_endpoint_weights_and_capacities(**wanted)["EndpointArn"].endswith("endpoint/sized")
-    assert sagemaker.api.describe_endpoint(EndpointName="sized")["EndpointStatus"] == "Updating"
-    assert sagemaker.variant("sized")["DesiredInstanceCount"] == 2
     with refused("ValidationException", "in-progress"):
         sagemaker.api.update_endpoint_weights_and_capacities(**wanted)
+    assert sagemaker.variant("sized")["DesiredInstanceCount"] == 2
     sagemaker.kill()  # in the middle of it
     sagemaker.start()
     sagemaker.settled("sized")

@@ -11,6 +11,7 @@ Blocks makes them. ``PREFECT_API_URL`` says which server; without it, the one of
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from datetime import timedelta
@@ -47,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     own, rest = parser.parse_known_args(arguments)
     try:
-        start(load_config(rest, prog=parser.prog))
+        config = load_config(rest, prog=parser.prog)
+        if "PREFECT_API_URL" not in os.environ:
+            start(config)
         for name in ensure_automations(own.notify, again=own.again):
             print(name)  # noqa: T201 - the program's answer
     except AsklineError as error:

@@ -9,8 +9,9 @@ from tasks.training.sharding import Sharding, ShardingChoice
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
-#: torch.compile takes about a minute and then saves about a fifth of a step on a GPU (see docs/training.md): it pays
-#: where the steps are expected to take longer than this without it, in seconds.
+#: On an H100 torch.compile took 27 to 74 s and then saved more than half of a step of rows of one length (see
+#: docs/training-speed.md); lengths that change are compiled for anew, and cost more. It pays where the steps
+#: are expected to take longer than this without it, in seconds.
 COMPILE_PAYS_AFTER = 600.0
 #: Assumed speed of a GPU's training step before anything was measured, in floating-point operations a second.
 _ASSUMED_GPU_SPEED = 1e14

@@ -76,9 +76,6 @@ class ClusterConfig(Section):
     """torchrun on several machines: host:port at which they meet; the host is one of them."""
     restarts: int = Field(1, ge=0, le=10)
     """How often torchrun starts all processes again, from the newest checkpoint, when one has failed."""
-    sharding: Literal["auto", "none", "full"] = "auto"
-    """Several processes: "none" gives each the whole model (DDP), "full" each its part of the weights, the gradients
-    and the optimizer's state (FSDP). "auto" divides where these take more than half of a process's memory."""
     instance_type: str = Field("ml.g5.xlarge", pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
     """SageMaker instance; the Hugging Face training images need one with a GPU."""
     instance_count: int = Field(1, ge=1, le=20)
@@ -210,23 +207,6 @@ class TrainingConfig(Section):
             raise ValueError("give either epochs or max_steps, not both")
         return self
 
-    @model_validator(mode="after")
-    def _sharding_has_what_it_needs(self) -> Self:
-        if self.cluster.sharding != "full":
-            return self
-        if self.where == "process":
-            raise ValueError(
-                'cluster.sharding "full" divides the model over several processes: set where to "torchrun" or '
-                '"sagemaker"'
-            )
-        if self.compile == "on":
-            raise ValueError('compile "on" is not offered with cluster.sharding "full"')
-        if self.precision == "fp16":
-            raise ValueError(
-                'precision "fp16" is not offered with cluster.sharding "full": use "auto", "bf16" or "fp32"'
-            )
-        return self
-
 
 class EvaluationConfig(Section):
     """How the model is measured, and what it must reach to be published and deployed."""
@@ -257,14 +237,29 @@ class EvaluationConfig(Section):
     """Wait for a person's yes in the Prefect UI before anything is published."""
     approval_hours: float = Field(24, gt=0, le=24 * 30)
     """How long to wait for it; after that the model is not promoted."""
+    workers: int = Field(1, ge=1, le=64)
+    """Processes of this machine that answer the questions side by side, as Dask workers; 1 is this process alone. The
+    answers are the same."""
+    scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://[^\s/]+:\d{1,5}$")
+    """Address of a running Dask scheduler, tcp://host:8786, whose workers answer the questions instead."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_workers(self) -> Self:
+        if self.workers > 1 and self.scheduler is not None:
+            raise ValueError(
+                "give either evaluation.workers, processes of this machine, or evaluation.scheduler, whose workers "
+                "are there already"
+            )
+        return self
 
     def measuring(self) -> "EvaluationConfig":
-        """Return the options that shape the scores, the gates' own at their defaults.
+        """Return the options that shape the scores, the gates' own at their defaults, and so who answers.
 
-        What the evaluation is remembered by: another floor asks for another decision, not for another measurement.
+        What the evaluation is remembered by: another floor asks for another decision, not for another measurement, and
+        more workers measure the same.
         """
         gates = {name for name in type(self).model_fields if name.startswith(("min_", "champion", "approval"))}
-        gates |= {"beat_base", "promote", "alpha"}
+        gates |= {"beat_base", "promote", "alpha", "workers", "scheduler"}
         return self.model_copy(update={name: type(self).model_fields[name].default for name in gates})
 
 

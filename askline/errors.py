@@ -17,6 +17,7 @@
     │   └── DeployError            the endpoint or the API did not come up, or answers wrongly
     ├── StepTimeoutError       a step took longer than its limit and was broken off
     ├── BusyError              another run is at what only one may do at a time
+    ├── WorkersError           Dask workers that share the work are missing, died or lack something
     └── LocalCloudError        the embedded cloud cannot start or has gone away
 
 A message names the value that failed, what was expected and what to do. ``retryable`` says whether trying the
@@ -92,6 +93,10 @@ class StepTimeoutError(AsklineError):
 
 class BusyError(AsklineError):
     """Another run is at what only one may do at a time, and was not done in the time that this one waited."""
+
+
+class WorkersError(AsklineError):
+    """The Dask workers that were to share the work cannot be reached, have died, or lack something."""
 
 
 class LocalCloudError(AsklineError):

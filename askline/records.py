@@ -519,6 +519,20 @@ class PipelineReport(RunReport):
     gate: Gate
 
 
+class FanOut(Record):
+    """Who shares the work of answering many questions."""
+
+    workers: int = 1
+    """Processes of this machine; 1 is this one alone."""
+    scheduler: str | None = None
+    """Address of the Dask scheduler whose workers do it instead."""
+
+    @property
+    def asked_for(self) -> bool:
+        """Whether there is anybody but this process."""
+        return self.workers > 1 or self.scheduler is not None
+
+
 class Run(Record):
     """What every step of one run shares; not part of any cache key, since it shapes no result."""
 
@@ -531,3 +545,5 @@ class Run(Record):
     """Name of the step from which on nothing remembered is taken."""
     timeouts: dict[str, float] = Field(default_factory=dict)
     """Minutes by step, with underscores, after which it is broken off; "deploy" is that of the endpoint."""
+    fan_out: FanOut = FanOut()
+    """Who answers the evaluation's questions."""

@@ -8,11 +8,11 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 from askline.config import EvaluationConfig
 from askline.errors import DatasetError
-from askline.progress import Progress, quiet
+from askline.progress import Progress, part, quiet
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
 from askline.store import ArtifactStore
 from tasks.evaluation.answers import Answered, answer_with_confidence
@@ -26,6 +26,16 @@ SAMPLE_SEED = 13
 #: Decimals of a confidence in the predictions: rounding in fp32, which differs between machines and batches, stays out.
 CONFIDENCE_DECIMALS = 4
 
+#: Whose answers: the fine-tuned model's, or those of its base as it was before.
+Which = Literal["tuned", "untuned base"]
+
+
+class Ask(Protocol):
+    """Who answers: this process (:func:`load` and :func:`answer`), or others that it hands the questions to."""
+
+    def __call__(self, which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
+        """Return the answers in the order of the questions."""
+
 
 def evaluate_model(
     config: EvaluationConfig,
@@ -35,6 +45,7 @@ def evaluate_model(
     store: ArtifactStore,
     target: Target,
     work_dir: Path,
+    ask: Ask | None = None,
     progress: Progress = quiet,
 ) -> Scores:
     """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
@@ -46,6 +57,8 @@ def evaluate_model(
     ----------
     work_dir
         Where ``fine_tune`` keeps downloaded bases; give it the same folder.
+    ask
+        Who answers the questions; the default is this process.
 
     Raises
     ------
@@ -71,13 +84,18 @@ def evaluate_model(
     asked = train if len(train) <= TRAIN_SAMPLE else random.Random(SAMPLE_SEED).sample(train, TRAIN_SAMPLE)  # noqa: S311
     splits = {"train": asked, "test": test, "out_of_scope": outside}
 
+    def ask_here(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
+        loaded = load(which, folder, model, target=target, work_dir=work_dir)
+        return answer(loaded, model, questions, batch_size=config.batch_size, progress=progress)
+
+    ask = ask or ask_here
     progress(0.0, "loading the model")
-    tuned = _ask(folder, model, config, [row for rows in splits.values() for row in rows], _part(progress, 0.0, 0.5))
+    tuned = ask("tuned", [row.question for rows in splits.values() for row in rows], part(progress, 0.0, 0.5))
     answered = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
     answers = {split: [answer.text for answer in given] for split, given in answered.items()}
 
     questions = [row.question for row in test + outside]
-    rivals, skipped = _baselines(folder, model, config, train, questions, target, work_dir, _part(progress, 0.5, 0.95))
+    rivals, skipped = _baselines(ask, train, questions, part(progress, 0.5, 0.95))
 
     progress(0.95, "scoring")
     from tasks.evaluation.scoring import score
@@ -127,55 +145,69 @@ def _line(split: str, row: Row, answer: Answered) -> dict[str, Any]:
     }
 
 
-def _ask(
-    folder: Path, model: ModelRef, config: EvaluationConfig, rows: Sequence[Row], progress: Progress
-) -> list[Answered]:
+def load(which: Which, folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+    """Return the network, in fp32 and on the GPU where there is one, and its tokenizer.
+
+    Parameters
+    ----------
+    folder
+        The model's artifact, verified.
+
+    Raises
+    ------
+    TrainingError, HubError
+        If the untuned base is gone.
+    """
     import torch
-    from transformers import T5ForConditionalGeneration, T5Tokenizer
 
-    network = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    tokenizer = T5Tokenizer.from_pretrained(folder)
-    return _answers(network, tokenizer, model, config, [row.question for row in rows], progress)
+    if which == "untuned base":
+        from tasks.training.base import untuned_base
+
+        network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
+    else:
+        from transformers import T5ForConditionalGeneration
+
+        network = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = load_tokenizer(folder)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
-def _answers(
-    network: Any,
-    tokenizer: Any,
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model's artifact, which is also its base's."""
+    from transformers import T5Tokenizer
+
+    return T5Tokenizer.from_pretrained(folder)
+
+
+def answer(
+    loaded: tuple[Any, Any],
     model: ModelRef,
-    config: EvaluationConfig,
     questions: Sequence[str],
-    progress: Progress,
+    *,
+    batch_size: int,
+    progress: Progress = quiet,
 ) -> list[Answered]:
-    import torch
-
+    """Return the answers of what :func:`load` gave, in the order of the questions."""
+    network, tokenizer = loaded
     return answer_with_confidence(
-        network.to("cuda" if torch.cuda.is_available() else "cpu"),
+        network,
         tokenizer,
         questions,
         prompt=model.prompt,
         max_source_tokens=model.max_source_tokens,
         max_target_tokens=model.max_target_tokens,
-        batch_size=config.batch_size,
+        batch_size=batch_size,
         progress=progress,
     )
 
 
 def _baselines(
-    folder: Path,
-    model: ModelRef,
-    config: EvaluationConfig,
-    train: Sequence[Row],
-    questions: Sequence[str],
-    target: Target,
-    work_dir: Path,
-    progress: Progress,
+    ask: Ask, train: Sequence[Row], questions: Sequence[str], progress: Progress
 ) -> tuple[dict[str, list[str]], list[str]]:
     """Return the answers of every baseline, by its name, and why one was left out."""
     from tasks.evaluation.baselines import logistic_regression, nearest_question, why_no_classifier
-    from tasks.training.base import untuned_base
 
-    network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
-    untuned = _answers(network, tokenizer, model, config, questions, _part(progress, 0.0, 0.6))
+    untuned = ask("untuned base", questions, part(progress, 0.0, 0.6))
     found = {"untuned base": [answer.text for answer in untuned]}
     progress(0.6, "nearest question")
     found["nearest question"] = nearest_question(train, questions)
@@ -193,12 +225,3 @@ def _cut(values: Sequence[Answered], lengths: Sequence[int]) -> list[list[Answer
         parts.append(list(values[start : start + length]))
         start += length
     return parts
-
-
-def _part(progress: Progress, start: float, end: float) -> Progress:
-    """Report the progress of one part as progress of the whole."""
-
-    def report(share: float, message: str = "") -> None:
-        progress(start + share * (end - start), message)
-
-    return report

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from askline.config import EvaluationConfig, PipelineConfig
 from askline.console import say, step
 from askline.errors import ConfigError
-from askline.records import Approval, Gate, Run, Scores
+from askline.records import Approval, FanOut, Gate, Run, Scores
 from tasks.connect import connect, prepare_environment
 from tasks.gate import answered
 from tasks.reporting import markdown
@@ -46,6 +46,7 @@ def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
         artifact_store=config.artifact_store,
         redo_from=redo_from,
         timeouts=config.timeouts.model_dump(),
+        fan_out=FanOut(workers=config.evaluation.workers, scheduler=config.evaluation.scheduler),
     )
 
 

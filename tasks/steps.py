@@ -44,6 +44,7 @@ from tasks import champion as champion_core
 from tasks import deploy_api as api_core
 from tasks import deploy_serverless as endpoint_core
 from tasks import evaluate as evaluate_core
+from tasks import fan_out, registry
 from tasks import fetch_dataset as dataset_core
 from tasks import fine_tune as training_core
 from tasks import gate as gate_core
@@ -52,7 +53,6 @@ from tasks import plan as plan_core
 from tasks import preflight as preflight_core
 from tasks import push_to_hub as hub_core
 from tasks import put_right as put_right_core
-from tasks import registry
 from tasks import smoke_invoke as smoke_core
 from tasks import upload as upload_core
 from tasks.artifacts import checkpoints_of, store_of
@@ -132,15 +132,17 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
 )
 def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
-    scores = evaluate_core.evaluate_model(
-        config,
-        model,
-        dataset,
-        store=store_of(run),
-        target=run.target,
-        work_dir=run.state_dir / "work",
-        progress=progress_of("evaluate"),
-    )
+    with fan_out.asking(config, model, run) as ask:
+        scores = evaluate_core.evaluate_model(
+            config,
+            model,
+            dataset,
+            store=store_of(run),
+            target=run.target,
+            work_dir=run.state_dir / "work",
+            ask=ask,
+            progress=progress_of("evaluate"),
+        )
     said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, store_of(run))
     create_markdown_artifact(said, key="scores", description="Scores and baselines")
     wrong = markdown.wrong_answers(scores, store_of(run))

@@ -58,6 +58,18 @@ def find_columns(columns: Sequence[str], config: DatasetConfig, file: str) -> Co
     return Columns(question, answer, group, config.group_column is not None)
 
 
+def find_question_column(columns: Sequence[str], config: DatasetConfig, file: str) -> str:
+    """Choose the column of a file that holds questions alone, as :func:`find_columns` does.
+
+    Raises
+    ------
+    DatasetFormatError
+        If the named column is not there, or none or several have a usual name.
+    """
+    named = _named(columns, config.question_column, "question", file)
+    return named or _usual(columns, (), QUESTION_NAMES, "question", file)
+
+
 def _named(columns: Sequence[str], name: str | None, role: str, file: str) -> str | None:
     if name is None:
         return None

@@ -43,7 +43,7 @@ _FOREIGN_MAGIC = (
 _PARQUET_MAGIC = b"PAR1"
 
 
-def read_file(path: Path, name: str, config: DatasetConfig) -> Table:
+def read_file(path: Path, name: str, config: DatasetConfig, *, answers: bool = True) -> Table:
     """Read one file.
 
     Parameters
@@ -54,15 +54,18 @@ def read_file(path: Path, name: str, config: DatasetConfig) -> Table:
         What it is called in messages and in ``rejected.jsonl``.
     config
         ``format``, ``delimiter``, ``encoding``, the column names and ``unanswerable`` are used.
+    answers
+        Whether answers are expected, and so a second column.
 
     Raises
     ------
     DatasetFormatError
-        If it is empty, is not what its format promises, or has fewer than two columns.
+        If it is empty, is not what its format promises, or has too few columns.
     """
     data = path.read_bytes()
     if not data.strip(b" \t\r\n\xef\xbb\xbf"):
-        raise DatasetFormatError(f"{name} is empty ({len(data)} bytes): expected rows with a question and an answer")
+        expected = "a question and an answer" if answers else "a question"
+        raise DatasetFormatError(f"{name} is empty ({len(data)} bytes): expected rows with {expected}")
     for magic, what in _FOREIGN_MAGIC:
         if data.startswith(magic):
             raise DatasetFormatError(
@@ -72,12 +75,12 @@ def read_file(path: Path, name: str, config: DatasetConfig) -> Table:
     if data.startswith(_PARQUET_MAGIC) or kind == "parquet":
         if config.format not in ("auto", "parquet"):
             raise DatasetFormatError(f"{name} is Parquet, not {config.format}; leave --dataset.format out")
-        return _check(_read_parquet(path, name))
+        return _check(_read_parquet(path, name), answers)
     text, encoding = decode(data, config.encoding, name)
     if kind is None:
         kind = "json" if text.lstrip()[:1] in ("[", "{") else "csv"
     if kind in ("csv", "tsv"):
-        table = _read_csv(text, name, config.delimiter or ("\t" if kind == "tsv" else None), config)
+        table = _read_csv(text, name, config.delimiter or ("\t" if kind == "tsv" else None), config, answers)
     elif kind == "jsonl":
         table = _read_lines(text, name) if text.lstrip()[:1] != "[" else _read_json(text, name, config)
     else:
@@ -88,14 +91,14 @@ def read_file(path: Path, name: str, config: DatasetConfig) -> Table:
             f"{name} is not UTF-8 and was read as {encoding}, found from its bytes; "
             "if letters look wrong, name the encoding with --dataset.encoding"
         )
-    return _check(table)
+    return _check(table, answers)
 
 
-def _check(table: Table) -> Table:
+def _check(table: Table, answers: bool) -> Table:
     if not table.rows:
         raise DatasetFormatError(f"{table.file} has no rows" + (" below its header" if table.delimiter else ""))
     malformed = next((row for row in table.rows if row.problem), None)
-    if len(table.columns) == 1:
+    if answers and len(table.columns) == 1:
         raise DatasetFormatError(
             f"{table.file} has one column, {table.columns[0]!r}: expected one with questions and one with answers."
             + (" Is it separated by something else? Name it with --dataset.delimiter." if table.delimiter else "")
@@ -105,7 +108,7 @@ def _check(table: Table) -> Table:
     return table
 
 
-def _read_csv(text: str, name: str, delimiter: str | None, config: DatasetConfig) -> Table:
+def _read_csv(text: str, name: str, delimiter: str | None, config: DatasetConfig, answers: bool) -> Table:
     if delimiter in ('"', "\r", "\n"):
         raise DatasetFormatError(f"--dataset.delimiter {delimiter!r} cannot separate columns")
     if delimiter is None:
@@ -138,7 +141,7 @@ def _read_csv(text: str, name: str, delimiter: str | None, config: DatasetConfig
             twice = sorted({cell for cell in header if header.count(cell) > 1})
             if twice:
                 raise DatasetFormatError(f"{name}, line {line}: the header names {', '.join(map(repr, twice))} twice")
-            if len(header) == 1:
+            if len(header) == 1 and answers:
                 return Table(name, "csv", tuple(header), [SourceRow(name, 1, line, {})], delimiter=delimiter)
         elif len(cells) != len(header):
             problem = f"expected {len(header)} columns ({', '.join(header)}), found {len(cells)}"

@@ -60,10 +60,9 @@ def answer_with_confidence(
     import torch
 
     model.eval()
-    prompts = [format_prompt(prompt, question) for question in questions]
-    encoded = tokenizer(prompts, truncation=True, max_length=max_source_tokens)["input_ids"] if prompts else []
-    order = sorted(range(len(prompts)), key=lambda index: len(encoded[index]))
-    answers = [Answered("", 0.0)] * len(prompts)
+    encoded = _encoded(tokenizer, questions, prompt, max_source_tokens)
+    order = _by_length(encoded)
+    answers = [Answered("", 0.0)] * len(order)
     for start in range(0, len(order), batch_size):
         batch = order[start : start + batch_size]
         ids, mask = _padded([encoded[index] for index in batch], tokenizer.pad_token_id)
@@ -77,6 +76,32 @@ def answer_with_confidence(
         done = start + len(batch)
         progress(done / len(order), f"{done}/{len(order)} questions")
     return answers
+
+
+def cut_for_workers(
+    tokenizer: Any, questions: Sequence[str], *, prompt: str, max_source_tokens: int, batch_size: int, parts: int
+) -> list[list[int]]:
+    """Return which questions each of ``parts`` parts holds, so that together they are as much as the whole.
+
+    A part is a number of the batches that :func:`answer_with_confidence` would make of all questions, in their order,
+    and so makes of the part: an answer has the same neighbours, and its confidence the same last bit, in either. Every
+    part has long questions and short ones; there are fewer parts where there are fewer batches.
+    """
+    order = _by_length(_encoded(tokenizer, questions, prompt, max_source_tokens))
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [
+        [index for batch in batches[number::parts] for index in batch] for number in range(min(parts, len(batches)))
+    ]
+
+
+def _encoded(tokenizer: Any, questions: Sequence[str], prompt: str, max_source_tokens: int) -> list[list[int]]:
+    prompts = [format_prompt(prompt, question) for question in questions]
+    # The tokenizer takes no empty list.
+    return list(tokenizer(prompts, truncation=True, max_length=max_source_tokens)["input_ids"]) if prompts else []
+
+
+def _by_length(encoded: Sequence[Sequence[int]]) -> list[int]:
+    return sorted(range(len(encoded)), key=lambda index: len(encoded[index]))
 
 
 def _padded(encoded: Sequence[Sequence[int]], pad: int) -> tuple[Any, Any]:

@@ -1,0 +1,1 @@
+"""Answering a file of questions with the model that is deployed."""

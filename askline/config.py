@@ -76,6 +76,9 @@ class ClusterConfig(Section):
     """torchrun on several machines: host:port at which they meet; the host is one of them."""
     restarts: int = Field(1, ge=0, le=10)
     """How often torchrun starts all processes again, from the newest checkpoint, when one has failed."""
+    sharding: Literal["auto", "none", "full"] = "auto"
+    """Several processes: "none" gives each the whole model (DDP), "full" each its part of the weights, the gradients
+    and the optimizer's state (FSDP). "auto" divides where these take more than half of a process's memory."""
     instance_type: str = Field("ml.g5.xlarge", pattern=r"^ml\.[a-z0-9-]+\.[a-z0-9]+$")
     """SageMaker instance; the Hugging Face training images need one with a GPU."""
     instance_count: int = Field(1, ge=1, le=20)
@@ -205,6 +208,23 @@ class TrainingConfig(Section):
     def _epochs_or_steps(self) -> Self:
         if self.epochs is not None and self.max_steps is not None:
             raise ValueError("give either epochs or max_steps, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _sharding_has_what_it_needs(self) -> Self:
+        if self.cluster.sharding != "full":
+            return self
+        if self.where == "process":
+            raise ValueError(
+                'cluster.sharding "full" divides the model over several processes: set where to "torchrun" or '
+                '"sagemaker"'
+            )
+        if self.compile == "on":
+            raise ValueError('compile "on" is not offered with cluster.sharding "full"')
+        if self.precision == "fp16":
+            raise ValueError(
+                'precision "fp16" is not offered with cluster.sharding "full": use "auto", "bf16" or "fp32"'
+            )
         return self
 
 

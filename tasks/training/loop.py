@@ -10,10 +10,11 @@ import torch
 import transformers
 from accelerate import PartialState  # type: ignore[import-untyped]
 from accelerate.utils import broadcast_object_list  # type: ignore[import-untyped]
+from torch.distributed.checkpoint.api import CheckpointException
 from transformers import PrinterCallback, Seq2SeqTrainingArguments
 
 from askline.config import TrainingConfig
-from askline.errors import TrainingStoppedError
+from askline.errors import TrainingError, TrainingStoppedError
 from askline.progress import Progress
 from tasks.activation import one_kernel_gelu
 from tasks.threads import threads_for
@@ -31,7 +32,7 @@ from tasks.training.recipe import Recipe
 from tasks.training.remote import CheckpointStore
 from tasks.training.sharding import choose_sharding, gathered, memory_of_a_process, shard
 from tasks.training.stop import StopSignal
-from tasks.training.trainer import RepeatableTrainer
+from tasks.training.trainer import RepeatableTrainer, first_line
 
 log = logging.getLogger("askline.training")
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -129,6 +130,11 @@ def train(
         meter.start()
         try:
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint is not None else None)
+        except CheckpointException as error:  # which is no Exception
+            raise TrainingError(
+                f"cannot go on from {checkpoint}: {first_line(next(iter(error.failures.values()))[0])}. Remove it, and "
+                "the next run goes on from the one before"
+            ) from error
         finally:
             if remote is not None:
                 remote.wait()

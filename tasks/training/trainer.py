@@ -261,12 +261,14 @@ class RepeatableTrainer(Seq2SeqTrainer):
                 thin_out(folder, spare=spare, up_to=self.state.global_step)
         except (OSError, RuntimeError, SafetensorError, CheckpointException) as error:
             # torch and safetensors report a full disk as an error of their own, with the system's words in it.
+            reason = getattr(error, "strerror", None) or first_line(error)
+            if isinstance(error, CheckpointException):  # of a process that wrote its part: without the system's words
+                failed = next(iter(error.failures.values()))[0]
+                reason = f"{first_line(failed)} ({shutil.disk_usage(folder).free / 1e6:,.0f} MB were free)"
             shutil.rmtree(self._writing, ignore_errors=True)
-            reason = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
             raise TrainingError(
-                f"cannot write a checkpoint to {folder}: {getattr(reason, 'strerror', None) or first_line(reason)}. "
-                "Free some space or choose another folder with --state-dir; the next run goes on from the last whole "
-                "checkpoint"
+                f"cannot write a checkpoint to {folder}: {reason}. Free some space or choose another folder with "
+                "--state-dir; the next run goes on from the last whole checkpoint"
             ) from error
         finally:
             self._writing = None

@@ -191,6 +191,30 @@ def test_auto_divides_what_takes_more_than_half_of_the_memory() -> None:
     assert state_bytes(100, 10) == 4 * 90 + 16 * 10
 
 
+@pytest.mark.parametrize(
+    ("name", "width", "inner", "layers", "heads"),
+    [("base", 768, 2048, 12, 12), ("large", 1024, 2816, 24, 16), ("xl", 2048, 5120, 24, 32)],
+)
+def test_the_page_says_what_each_process_holds(name: str, width: int, inner: int, layers: int, heads: int) -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    shape = T5Config(
+        d_model=width, d_ff=inner, num_layers=layers, num_heads=heads, feed_forward_proj="gated-gelu", vocab_size=32128
+    )
+    with torch.device("meta"):
+        model = T5ForConditionalGeneration(shape)
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone())  # Flan-T5 does not tie it
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    whole = 2 * model.lm_head.weight.numel()
+    page = (REPOSITORY / "docs" / "training-elsewhere.md").read_text(encoding="utf-8")
+    (row,) = (line for line in page.splitlines() if line.startswith(f"| flan-t5-{name} |"))
+    assert [cell.strip() for cell in row.split("|")[2:-1]] == [
+        f"{parameters:,}",
+        *(f"{state_bytes(parameters, parameters) / processes / GB:.1f}" for processes in (1, 2, 4, 8)),
+        f"{8 * whole / GB:.1f}",
+    ]
+
+
 def test_what_is_configured_is_done() -> None:
     assert decide(BASE, 80, cluster={"sharding": "full"}).sharding == "full"
     assert decide(XL, 80, cluster={"sharding": "none"}).sharding == "none"

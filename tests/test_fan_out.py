@@ -248,29 +248,65 @@ def test_a_running_scheduler_gives_the_record_of_one_process(
 
 @pytest.mark.slow
 def test_a_worker_killed_in_the_middle_changes_nothing(
-    prefect_api: str, alone: Scores, model: ModelRef, dataset: DatasetRef, store: ArtifactStore, state: Path
+    prefect_api: str,
+    scheduler: str,
+    alone: Scores,
+    model: ModelRef,
+    dataset: DatasetRef,
+    store: ArtifactStore,
+    state: Path,
 ) -> None:
-    """Workers of this machine; one of them is killed at its first part."""
-    import psutil
+    """One of the two is killed when the first part is back, with parts in hand."""
+    from distributed import Client
 
     anew(alone, store)
+    with Client(scheduler, set_as_default=False) as client:
+        victim = next(iter(client.run(os.getpid).values()))
     killed: list[int] = []
-    run = a_run(state, workers=2)
 
     def kill_one(share: float, message: str = "") -> None:
         if "workers" in message and not killed:
-            children = psutil.Process().children()  # those of the other scheduler are its own children
-            workers = [child for child in children if "spawn_main" in " ".join(child.cmdline())]
-            assert len(workers) == 2
-            os.kill(workers[0].pid, signal.SIGKILL)
-            killed.append(workers[0].pid)
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
 
-    with fan_out.asking(CONFIG, model, run) as ask:
+    with fan_out.asking(CONFIG, model, a_run(state, scheduler=scheduler)) as ask:
         scores = evaluate_model(
             CONFIG, model, dataset, store=store, target=NOWHERE, work_dir=state / "work", ask=ask, progress=kill_one
         )
     assert killed
     assert scores.identity() == alone.identity()
+    assert json.loads((store.verify("scores", scores.sha256) / "scores.json").read_text())["test"]
+
+
+@pytest.mark.slow
+def test_workers_of_this_machine_share_it_and_listen_to_nobody_else(
+    prefect_api: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import psutil
+    from prefect import task
+
+    @task(persist_result=False)
+    def about(part: int) -> tuple[int, str, list[str]]:
+        import os
+        import time
+
+        import psutil
+
+        time.sleep(0.5)  # long enough that the other worker takes a part too
+        heard = [at.laddr.ip for at in psutil.Process().net_connections("tcp") if at.status == "LISTEN"]
+        return os.getpid(), os.environ["OMP_NUM_THREADS"], heard
+
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    with fan_out.workers(FanOut(workers=2), a_run(tmp_path)) as pool:
+        assert pool.count == 2
+        found = [result for _, result in pool.run(about, [0, 1, 2, 3], label="about")]
+        here = {at.laddr.ip for at in psutil.Process().net_connections("tcp") if at.status == "LISTEN"}
+    pids = {pid for pid, _, _ in found}
+    assert len(pids) == 2
+    assert os.getpid() not in pids
+    assert {threads for _, threads, _ in found} == {str(max(1, len(os.sched_getaffinity(0)) // 2))}
+    assert {address for _, _, heard in found for address in heard} | here == {"127.0.0.1"}
+    assert not any(psutil.pid_exists(pid) for pid in pids)
 
 
 @pytest.mark.slow

@@ -92,7 +92,8 @@ def train(
         _silence(),
         threads_for(model),
         one_kernel_gelu(model),
-        kept_memory() if not torch.cuda.is_available() else nullcontext(),
+        # Where the model is divided, what was gathered is to be given back: memory is what it is divided for.
+        nullcontext() if sharded or torch.cuda.is_available() else kept_memory(),
         StopSignal() as stop,
     ):
         device = processes.device

@@ -56,6 +56,8 @@ def merge(adapted: Any, folder: Path, *, base: str, revision: str | None) -> Any
     """
     adapted.peft_config["default"].base_model_name_or_path = base
     adapted.peft_config["default"].revision = revision
+    # A set, whose order differs from process to process: equal models are to have equal files.
+    adapted.peft_config["default"].target_modules = sorted(adapted.peft_config["default"].target_modules)
     adapted.save_pretrained(folder / ADAPTER, safe_serialization=True, save_embedding_layers=False)
     (folder / ADAPTER / "README.md").unlink(missing_ok=True)  # the model's own card stands one folder up
     return adapted.merge_and_unload()

@@ -255,7 +255,9 @@ class Workers:
                     nobody = nobody + _LOOK_SECONDS if self._deserted() else 0.0
                     if nobody > NOBODY_SECONDS:
                         raise WorkersError(
-                            f"no Dask worker is left at {self._where}: start some, and run again", retryable=True
+                            f"no Dask worker is left at {self._where}: start some, and run again. Their own output "
+                            "says why they ended; one without this checkout ends at its first part",
+                            retryable=True,
                         ) from None
                     continue
                 result = self._result(under_way.pop(number))
@@ -288,10 +290,6 @@ class Workers:
             if isinstance(error, RuntimeError) and _UNREADABLE not in str(error):
                 raise
             raise WorkersError(
-                f"the Dask scheduler or workers at {self._where} cannot read what they are to do: {_first_line(error)} "
+                f"the Dask scheduler or workers at {self._where} cannot read what they are to do: they lack this code. "
                 "Install the same checkout there, with its .[cloud-scale], and start scheduler and workers again"
             ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

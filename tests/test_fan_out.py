@@ -106,6 +106,40 @@ def test_a_missing_prefect_dask_is_said_before_anything_is_done(tmp_path: Path) 
     assert "pip install -c constraints.txt -e '.[cloud-scale]'" in done.stdout
 
 
+class Ended:
+    """A part's future that ended so."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def result(self) -> None:
+        raise self.error
+
+
+def test_what_dask_says_of_a_part_is_said_to_a_person() -> None:
+    from concurrent.futures import CancelledError
+
+    from distributed import KilledWorker
+
+    def said(error: Exception) -> WorkersError:
+        with pytest.raises(WorkersError) as caught:
+            fan_out.Workers(None, None, "tcp://10.0.0.7:8786")._result(Ended(error))
+        return caught.value
+
+    # What a scheduler without the code was seen to answer.
+    unreadable = said(RuntimeError("Error during deserialization of the task graph. This frequently\noccurs if"))
+    assert "they lack this code. Install the same checkout there" in str(unreadable)
+    assert "they lack this code" in str(said(ModuleNotFoundError("No module named 'tasks'")))
+    gone = said(CancelledError("scheduler-connection-lost"))
+    assert "scheduler at tcp://10.0.0.7:8786 has gone in the middle" in str(gone)
+    assert gone.retryable
+    killed = said(KilledWorker("answer_part-1", None, 3))  # type: ignore[arg-type]
+    assert "4 Dask workers at tcp://10.0.0.7:8786 died one after the other of the same part" in str(killed)
+    assert not killed.retryable
+    with pytest.raises(RuntimeError, match="a bug"):
+        fan_out.Workers(None, None, "")._result(Ended(RuntimeError("a bug")))
+
+
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 

@@ -96,6 +96,19 @@ class Page:
             assert time.monotonic() < until, f"never came true: {expression}\n{self.value('document.body.innerText')}"
             time.sleep(0.05)
 
+    def wait_for_text(self, text: str, seconds: float = _SECONDS) -> None:
+        """Wait until the text can be read somewhere on the page."""
+        self.wait_for(f"document.body && document.body.innerText.includes({json.dumps(text)})", seconds)
+
+    def click(self, text: str) -> None:
+        """Click the last thing on the page that says just this, once it is there."""
+        found = (
+            f"[...document.querySelectorAll('*')].findLast(e => !e.children.length && "
+            f"e.textContent.trim() === {json.dumps(text)})"
+        )
+        self.wait_for(found)
+        self.value(f"{found}.click()")
+
     def type(self, text: str) -> None:
         self.call("Input.insertText", text=text)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import chromium
 import httpx
 import pytest
 from conftest import REPOSITORY
@@ -236,3 +237,12 @@ def test_both_flows_can_be_deployed_to_a_work_pool(prefect, tmp_path):
         assert answer.status_code in (409, 422), wrong
         assert next(iter(wrong)) in answer.text
     assert post(prefect, "/flow_runs/filter", deployments={"name": {"any_": ["full-pipeline"]}}) == []
+    if chromium.BINARY is None:
+        pytest.skip("there is no chromium, chromium-browser or google-chrome here to look at the form")
+    ui = str(prefect.base_url).removesuffix("/").removesuffix("/api")
+    with chromium.browser(tmp_path / "profile") as browser, browser.page() as page:
+        page.look(height=2000)
+        page.open(f"{ui}/deployments/deployment/{found['full-pipeline']['id']}/run")
+        fields = PipelineConfig.model_json_schema()["$defs"]["DatasetConfig"]["properties"]
+        page.wait_for_text(fields["source"]["description"], seconds=90)
+        page.wait_for_text(fields["split_by"]["description"])

@@ -23,7 +23,7 @@ from tasks.training.elsewhere import train_where
 from tasks.training.job import TrainingJob
 from tasks.training.recipe import resolve_recipe
 from tasks.training.sagemaker_follow import follow
-from tasks.training.sagemaker_job import longest_wait, lost_its_model, running_or_done, training_image
+from tasks.training.sagemaker_job import for_container, longest_wait, lost_its_model, running_or_done, training_image
 from tasks.training.sagemaker_session import sdk_session
 from tasks.training.sagemaker_source import write_source
 
@@ -242,6 +242,16 @@ def test_exactly_the_modules_that_train_travel(tmp_path: Path) -> None:
         check=True,
     )
     assert Path(done.stdout.strip()).resolve() == (tmp_path / "tasks/training/entry.py").resolve()
+
+
+def test_the_container_is_told_of_no_place_but_its_own(tmp_path: Path) -> None:
+    elsewhere = "s3://shared/checkpoints"
+    asked = job(tmp_path, checkpoint_store=elsewhere).model_copy(
+        update={"checkpoint_store": f"{elsewhere}/key", "events": tmp_path / "tensorboard"}
+    )
+    travels = for_container(asked).model_dump_json()
+    assert elsewhere not in travels, "SageMaker keeps the job's checkpoints, with the role's rights"
+    assert str(tmp_path) not in travels
 
 
 def test_the_sdk_calls_the_embedded_cloud_and_nobody_else() -> None:

@@ -184,7 +184,7 @@ def _create(
     install = cluster.install and target.kind == "aws"
     checkpoints = cluster.checkpoint_uri or f"s3://{bucket}/{cluster.prefix}/checkpoints"
     with tempfile.TemporaryDirectory(prefix="askline-source-") as folder:
-        write_source(_for_container(job), Path(folder), install=install)
+        write_source(for_container(job), Path(folder), install=install)
         trainer = ModelTrainer(
             sagemaker_session=sdk_session(target, bucket),
             role=role_arn,
@@ -223,7 +223,7 @@ def _create(
 _SHOWN = {"steps", "batch_size", "learning_rate", "seed"}
 
 
-def _for_container(job: TrainingJob) -> TrainingJob:
+def for_container(job: TrainingJob) -> TrainingJob:
     """Return the job without what belongs to this machine: its folders, and where it keeps checkpoints elsewhere."""
     config = job.config.model_copy(update={"checkpoint_store": None, "report_to": ()})
     nowhere = Path("container")
@@ -233,6 +233,7 @@ def _for_container(job: TrainingJob) -> TrainingJob:
             "dataset": nowhere,
             "base": nowhere if job.base is not None else None,
             "checkpoints": nowhere,
+            "checkpoint_store": None,
             "output": nowhere,
             "events": None,
         }

@@ -395,28 +395,67 @@ WRONG_FILES = {
 }
 
 
+WRONG_INPUT = [
+    (["--dataset.source", "missing.csv"], "there is no file or folder"),
+    (["--dataset.source", "empty.csv"], "empty"),
+    (["--dataset.source", "one-column.csv"], "column"),
+    (["--dataset.source", "other-columns.csv"], "--dataset.question-column"),
+    (["--dataset.source", "other-columns.csv", "--dataset.question-column", "q"], "'q'"),
+    (["--dataset.source", "torn.csv"], "line 2"),
+    (["--dataset.source", "nobody/nothing"], "the embedded Hub does not hold it"),
+    (["--training.base", "nobody/nothing"], "no model 'nobody/nothing'"),
+    (["--training.base", "./nothing"], "there is no folder './nothing'"),
+]
+#: What ``python -m flows.full_pipeline`` calls, once for each line, without starting Python and Prefect each time.
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+from flows.launch import launch
+answer = sys.stdout
+for line in sys.stdin:
+    said, wrong = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
+        code = launch(json.loads(line))
+    print(json.dumps([code, said.getvalue(), wrong.getvalue()]), file=answer, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(finished, tmp_path_factory):
+    """Return what each wrong input was answered: exit code, stdout and stderr."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, content in WRONG_FILES.items():
+        (folder / name).write_bytes(content)
+    lines = []
+    for options, _ in WRONG_INPUT:
+        options = [str(folder / option) if option.endswith(".csv") else option for option in options]
+        lines.append(json.dumps(["--state-dir", str(finished.state_dir), *options]))
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, input="\n".join(lines), capture_output=True, text=True, timeout=600, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_INPUT)), ids=[" ".join(options) for options, _ in WRONG_INPUT])
+def test_wrong_input_is_one_clear_message(refusals, number):
+    code, said, wrong = refusals[number]
+    assert code == 1, said + wrong
+    assert wrong.count("error: ") == 1
+    assert WRONG_INPUT[number][1] in wrong
+    assert "Traceback" not in said + wrong
+
+
 @pytest.mark.parametrize(
     ("options", "code", "said"),
     [
         (["--dataset.source", "missing.csv"], 1, "there is no file or folder"),
-        (["--dataset.source", "empty.csv"], 1, "empty"),
-        (["--dataset.source", "one-column.csv"], 1, "column"),
-        (["--dataset.source", "other-columns.csv"], 1, "--dataset.question-column"),
-        (["--dataset.source", "other-columns.csv", "--dataset.question-column", "q"], 1, "'q'"),
-        (["--dataset.source", "torn.csv"], 1, "line 2"),
-        (["--dataset.source", "nobody/nothing"], 1, "the embedded Hub does not hold it"),
-        (["--training.base", "nobody/nothing"], 1, "no model 'nobody/nothing'"),
-        (["--training.base", "./nothing"], 1, "there is no folder './nothing'"),
         (["--dataset.sauce", "x"], 2, "--dataset.source"),
         (["--training.epochs", "0"], 2, "greater than 0"),
         (["--deploy.memory-mb", "3000"], 2, "3072"),
         (["--target", "aws"], 2, "deploy.role_arn"),
     ],
 )
-def test_wrong_input_is_one_clear_message(finished, tmp_path, options, code, said):
-    for name, content in WRONG_FILES.items():
-        (tmp_path / name).write_bytes(content)
-    options = [str(tmp_path / option) if option.endswith(".csv") else option for option in options]
+def test_the_exit_code_says_who_is_at_fault(finished, options, code, said):
     done = pipeline(finished.state_dir, *options)
     assert done.returncode == code, done.stdout + done.stderr
     assert done.stderr.count("error: ") == 1

@@ -165,6 +165,8 @@ class ChampionRef(Record):
     endpoint: str
     target_model: str | None = None
     """Of an endpoint with several models, the one that is meant."""
+    answers_later: bool = False
+    """Whether the endpoint is asynchronous, so that its package is asked instead."""
     model_version: str
     """The first 12 digits of its model's sha256."""
     archive_sha256: str

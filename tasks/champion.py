@@ -1,29 +1,33 @@
 """The deployed model, the champion, beside a new one, the challenger, on the same held-out questions.
 
 The challenger's answers are the evaluation's. The champion's are asked of its endpoint, so that what is compared with
-is what callers get now, whatever made it and wherever.
+is what callers get now, whatever made it and wherever. An asynchronous endpoint would write each answer to S3 for its
+callers to find; there the package that it serves is asked, on this machine.
 
 ::
 
-    comparison = challenge(config, "biography", model, scores, dataset, store=store, target=target)
+    comparison = challenge(config, "biography", model, scores, dataset, store=store, target=target, work_dir=work)
     comparison.verdict, comparison.reason
 """
 
 import json
 import logging
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from askline.clients import aws_client
 from askline.config import EvaluationConfig
-from askline.errors import CloudError
+from askline.errors import ArtifactError, CloudError, PackageError
 from askline.progress import Progress, quiet
 from askline.records import ChampionRef, Comparison, DatasetRef, ModelRef, Paired, Scores, Target
 from askline.store import ArtifactStore
 from tasks import registry
 from tasks.aws.errors import explained, is_missing
 from tasks.aws.invocation import COLD_SECONDS
-from tasks.comparison.asking import EndpointAnswer, ask_endpoint
+from tasks.batch.engine import PackagedEngine
+from tasks.batch.package import find_deployed, unpacked
+from tasks.comparison.asking import EndpointAnswer, ask_endpoint, ask_package
 from tasks.comparison.paired import Pair, compare
 from tasks.comparison.verdict import verdict
 from tasks.evaluation.text import exact_match, normalise, token_f1
@@ -53,12 +57,18 @@ def challenge(
     *,
     store: ArtifactStore,
     target: Target,
+    work_dir: Path,
     cold_seconds: float = COLD_SECONDS,
     progress: Progress = quiet,
 ) -> Comparison | None:
     """Compare a model with what answers for ``mlkey`` now; None where nothing does, or ``config.champion`` is "off".
 
     A champion that is the same model is not asked. One that refuses to answer gives the verdict "unproven".
+
+    Parameters
+    ----------
+    work_dir
+        Where the package of an asynchronous champion is unpacked.
 
     Raises
     ------
@@ -86,15 +96,21 @@ def challenge(
             left_out=left_out,
         )
     try:
-        given = ask_endpoint(
-            champion.endpoint,
-            [row.question for row in rows],
-            target=target,
-            target_model=champion.target_model,
-            cold_seconds=cold_seconds,
-            progress=progress,
-        )
-    except CloudError as error:
+        questions = [row.question for row in rows]
+        if champion.answers_later:
+            folder = unpacked(find_deployed(mlkey, target), store=store, target=target, work_dir=work_dir)
+            with PackagedEngine(folder) as engine:
+                given = ask_package(engine, questions, progress=progress)
+        else:
+            given = ask_endpoint(
+                champion.endpoint,
+                questions,
+                target=target,
+                target_model=champion.target_model,
+                cold_seconds=cold_seconds,
+                progress=progress,
+            )
+    except (CloudError, PackageError, ArtifactError) as error:
         if error.retryable:
             raise
         return Comparison(
@@ -132,13 +148,15 @@ def find_champion(mlkey: str, *, target: Target) -> ChampionRef | None:
     entry = registry.resolve(mlkey, target)
     if entry is None:
         return None
+    described: Any
     with explained(f"look up the endpoint {entry.endpoint} (sagemaker:DescribeEndpoint)"):
         try:
-            status = aws_client(target, "sagemaker").describe_endpoint(EndpointName=entry.endpoint)["EndpointStatus"]
+            described = aws_client(target, "sagemaker").describe_endpoint(EndpointName=entry.endpoint)
+            status = described["EndpointStatus"]
         except ClientError as error:
             if not is_missing(error):
                 raise
-            status = "gone"
+            described, status = {}, "gone"
     if status == "gone" or status in _DEAD:
         _log.warning("%s is registered for %s, but is %s: there is no champion", entry.endpoint, mlkey, status)
         return None
@@ -146,6 +164,7 @@ def find_champion(mlkey: str, *, target: Target) -> ChampionRef | None:
         mlkey=mlkey,
         endpoint=entry.endpoint,
         target_model=entry.target_model,
+        answers_later="AsyncInferenceConfig" in described,
         model_version=entry.model_version,
         archive_sha256=entry.archive_sha256,
         dataset=entry.dataset,

@@ -165,6 +165,7 @@ def check_gate(
             dataset,
             store=store_of(run),
             target=run.target,
+            work_dir=run.state_dir / "work",
             progress=progress_of("gate"),
         )
         gate = gate_core.weigh(config, gate, comparison, mlkey=mlkey)

@@ -374,6 +374,7 @@ def found(
             dataset,
             store=store,
             target=target,
+            work_dir=store.root / "work",
         )
 
 
@@ -514,9 +515,10 @@ def test_no_more_questions_are_asked_than_allowed(store: ArtifactStore) -> None:
 # --- for real ---------------------------------------------------------------------------------------------------------
 
 
-def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target) -> None:
+def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target, kind: str = "serverless") -> None:
     """Deploy and promote a model as the pipeline does."""
-    config = DeployConfig(mlkey=mlkey, memory_mb=1024)
+    memory = {"memory_mb": 1024} if kind == "serverless" else {}
+    config = DeployConfig.model_validate({"mlkey": mlkey, "target": kind, **memory})
     endpoint = deploy_serverless(config, upload(made, packed, target, mlkey), packed, target=target)
     registry.promote(
         mlkey,
@@ -533,7 +535,9 @@ def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target) -> None
 def against(mlkey: str, challenger: Tiny, scores: Scores, target: Target) -> Comparison:
     dataset = write_dataset(challenger.store, [("Seen?", "yes", None)], [("Where was she born?", "Warsaw", None)])
     config, store = EvaluationConfig(), challenger.store
-    comparison = challenge(config, mlkey, challenger.model, scores, dataset, store=store, target=target)
+    comparison = challenge(
+        config, mlkey, challenger.model, scores, dataset, store=store, target=target, work_dir=store.root / "work"
+    )
     assert comparison is not None
     return comparison
 
@@ -551,6 +555,11 @@ def test_a_model_that_learned_more_replaces_a_deployed_one(
     assert comparison.overall is not None
     assert comparison.overall.questions == 12
     assert against("champion-weak", weak, weak.scores, cloud).verdict == "same model"
+    # An asynchronous endpoint answers nobody at once: its package is fetched from S3, and asked.
+    deployed(weak, weak.build(), "champion-later", cloud, "async")
+    later = against("champion-later", tiny, tiny.scores, cloud)
+    assert later.champion.answers_later
+    assert (later.verdict, later.overall) == ("better", comparison.overall)
 
 
 @pytest.mark.slow

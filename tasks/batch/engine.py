@@ -102,13 +102,7 @@ class PackagedEngine:
         return [self._ask(question) for question in questions]
 
     def _ask(self, question: str) -> BatchAnswer:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(json.dumps({"inputs": question}).encode() + b"\n")
-            self._process.stdin.flush()
-        except OSError:
-            raise self._ended() from None
-        given = self._read()
+        given = self.reply(question)
         try:
             if isinstance(given, str):  # package.answers = "bare"
                 return BatchAnswer(given, None)
@@ -116,6 +110,22 @@ class PackagedEngine:
             return BatchAnswer(str(answer["answer"]), float(answer["confidence"]))
         except (KeyError, TypeError, ValueError) as error:
             raise PackageError(f"the package in {self._folder} answers in another form: {given!r:.200}") from error
+
+    def reply(self, question: str) -> Any:
+        """Return what the container would answer to one question, as its JSON says it.
+
+        Raises
+        ------
+        PackageError
+            If the engine fails, or has ended; retryable.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"inputs": question}).encode() + b"\n")
+            self._process.stdin.flush()
+        except OSError:
+            raise self._ended() from None
+        return self._read()
 
     def _read(self) -> Any:
         line = self._said.readline()

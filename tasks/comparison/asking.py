@@ -1,4 +1,4 @@
-"""Asking a deployed endpoint many questions, without crowding out those that it serves."""
+"""Asking a deployed endpoint many questions, without crowding out those that it serves; or else its package, here."""
 
 import json
 import time
@@ -11,6 +11,7 @@ from askline.progress import Progress, quiet
 from askline.records import Target
 from tasks.aws.errors import code_of, explained, status_of
 from tasks.aws.invocation import COLD_SECONDS, NOT_YET
+from tasks.batch.engine import PackagedEngine
 
 #: Questions of one request; the package's contract takes up to 32, and half of that leaves room within 60 s.
 BATCH = 16
@@ -80,6 +81,25 @@ def ask_endpoint(
     return answers
 
 
+def ask_package(
+    engine: PackagedEngine, questions: Sequence[str], *, progress: Progress = quiet
+) -> list[EndpointAnswer]:
+    """Return a loaded package's answers, in the order of the questions: what its endpoint answers.
+
+    Raises
+    ------
+    PackageError
+        If the engine fails.
+    CloudError
+        If it answers with something that is no answer.
+    """
+    answers: list[EndpointAnswer] = []
+    for question in questions:
+        answers += _read(engine.reply(question), 1, "the champion's package")
+        progress(len(answers) / len(questions), f"{len(answers)}/{len(questions)} questions asked of its package")
+    return answers
+
+
 def _ask(
     runtime: Any,
     whom: dict[str, str],
@@ -101,7 +121,7 @@ def _ask(
                 answer = runtime.invoke_endpoint(
                     **whom, ContentType="application/json", Accept="application/json", Body=body
                 )
-                return _read(answer["Body"].read().decode("utf-8"), len(questions), endpoint)
+                return _parse(answer["Body"].read().decode("utf-8"), len(questions), f"the endpoint {endpoint}")
             except ReadTimeoutError as error:
                 if len(questions) > 1:
                     raise _TooLongError from error
@@ -119,9 +139,16 @@ def _ask(
         wait = min(2 * wait, LONGEST_WAIT)
 
 
-def _read(text: str, count: int, endpoint: str) -> list[EndpointAnswer]:
+def _parse(text: str, count: int, who: str) -> list[EndpointAnswer]:
     try:
         document = json.loads(text)
+    except ValueError as error:
+        raise CloudError(f"{who} does not serve our package: it answered {text[:300]!r}") from error
+    return _read(document, count, who)
+
+
+def _read(document: Any, count: int, who: str) -> list[EndpointAnswer]:
+    try:
         if isinstance(document, dict):
             version = str(document["model_version"]) if "model_version" in document else None
             answers = [
@@ -132,9 +159,7 @@ def _read(text: str, count: int, endpoint: str) -> list[EndpointAnswer]:
             texts = [document] if isinstance(document, str) else document
             answers = [EndpointAnswer(str(each), False, None) for each in texts]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CloudError(f"the endpoint {endpoint} does not serve our package: it answered {text[:300]!r}") from error
+        raise CloudError(f"{who} does not serve our package: it answered {document!r:.300}") from error
     if len(answers) != count:
-        raise CloudError(
-            f"the endpoint {endpoint} does not serve our package: it gave {len(answers)} answers to {count} questions"
-        )
+        raise CloudError(f"{who} does not serve our package: it gave {len(answers)} answers to {count} questions")
     return answers

@@ -4,7 +4,7 @@ import os
 from functools import cache
 from pathlib import Path
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
+from askline.clients import local_keys
 from askline.records import Run
 from askline.shared_artifacts import SharedArtifacts
 from askline.store import ArtifactStore
@@ -31,10 +31,11 @@ def file_system_options(run: Run) -> dict[str, str]:
     """
     if run.target.kind != "local" or not (run.artifact_store or "").startswith("s3"):
         return {}
+    key, secret = local_keys()
     return {
         "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or run.target.endpoints["s3"],
-        "key": LOCAL_ACCESS_KEY_ID,
-        "secret": LOCAL_SECRET_ACCESS_KEY,
+        "key": key,
+        "secret": secret,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
+from askline.clients import local_keys
 from askline.records import Target
 
 #: Where a call goes for which the embedded cloud has no service: nothing listens there.
@@ -35,9 +35,6 @@ def sdk_session(target: Target, bucket: str) -> Any:
 
     boto_session = boto3.session.Session(region_name=target.region)
     if target.kind == "local":
-        boto_session = TargetSession(
-            aws_access_key_id=LOCAL_ACCESS_KEY_ID,
-            aws_secret_access_key=LOCAL_SECRET_ACCESS_KEY,
-            region_name=target.region,
-        )
+        key, secret = local_keys()
+        boto_session = TargetSession(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
     return Session(boto_session=boto_session, default_bucket=bucket, sagemaker_config=_QUIET)

@@ -23,6 +23,7 @@ from deployments.iam.deployer import deployer_policies
 from deployments.iam.execution import execution_policy
 from deployments.iam.files import policy_files
 from deployments.iam.scope import Scope, Statement, characters, scope_of
+from deployments.iam.training import has_its_own_role, training_role_policy
 from tasks import registry
 from tasks.deploy_api import deploy_api
 from tasks.deploy_serverless import deploy_serverless
@@ -53,6 +54,17 @@ VARIANTS = {
         *("--deploy.target", "async", "--api.enabled", "false", "--deploy.autoscaling.max", "2"),
         *("--deploy.asynchronous.success-topic", "arn:aws:sns:us-east-1:123456789012:done"),
         *("--deploy.asynchronous.output-path", "s3://elsewhere/out"),
+    ],
+    "training in SageMaker": ["--training.where", "sagemaker"],
+    "training with a role of its own": [
+        *("--training.where", "sagemaker", "--training.cluster.role-arn", "arn:aws:iam::123456789012:role/a/trainer"),
+        *("--training.cluster.bucket", "for-training", "--training.cluster.checkpoint-uri", "s3://kept/checkpoints"),
+    ],
+    "a shared bucket": ["--artifact-store", "s3://shared/askline", "--training.checkpoint-store", "s3://kept/here"],
+    "everything together": [
+        *("--deploy.target", "real-time", "--deploy.autoscaling.max", "3", "--deploy.vpc.subnets", '["subnet-1"]'),
+        *("--deploy.vpc.security-groups", '["sg-1"]', "--deploy.data-capture.percentage", "10"),
+        *("--training.where", "sagemaker", "--artifact-store", "s3://shared", "--api.alarms.notify", "you@example.org"),
     ],
 }
 #: What parliament remarks on that is meant: what is granted is what the step is for, on named resources.
@@ -86,6 +98,8 @@ def test_the_linter_would_find_something() -> None:
 def test_a_star_has_a_reason_and_no_action_is_one(options: list[str]) -> None:
     found = scope(*options)
     policies = [*deployer_policies(found), execution_policy(found)]
+    if has_its_own_role(found):
+        policies.append(training_role_policy(found))
     statements = [statement for policy in policies for statement in policy.statements]
     for statement in statements:
         assert not any("*" in action for action in statement.actions), statement.sid

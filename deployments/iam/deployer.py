@@ -1,15 +1,17 @@
-"""What the user or role that runs the pipeline may do: three policies, by what one does with them."""
+"""What the user or role that runs the pipeline may do: a few policies, by what one does with them."""
 
 from collections.abc import Iterator
 
 from deployments.iam.api import api_statements
 from deployments.iam.scope import Policy, Scope, Statement, split_s3
+from deployments.iam.sharing import share_statements, shared_places
+from deployments.iam.training import train_statements, trains_on_sagemaker
 from tasks.aws.execution_role import SERVICE
 from tasks.registry import REGISTRY_PATH
 
 
 def deployer_policies(scope: Scope) -> tuple[Policy, ...]:
-    """Return the policies of the deployer: deploy, operate, and where the configuration has an API, api."""
+    """Return the policies of the deployer: deploy, operate, and what the configuration has of api, train and share."""
     policies = [
         Policy(
             name="deploy",
@@ -28,6 +30,22 @@ def deployer_policies(scope: Scope) -> tuple[Policy, ...]:
                 name="api",
                 purpose="the API's CloudFormation stack: CloudFormation makes what is in it with the deployer's rights",
                 statements=tuple(api_statements(scope)),
+            )
+        )
+    if trains_on_sagemaker(scope):
+        policies.append(
+            Policy(
+                name="train",
+                purpose="fine-tune in a SageMaker training job (training.where)",
+                statements=tuple(train_statements(scope)),
+            )
+        )
+    if shared_places(scope):
+        policies.append(
+            Policy(
+                name="share",
+                purpose="what several machines share in S3 (artifact_store, training.checkpoint_store)",
+                statements=tuple(share_statements(scope)),
             )
         )
     return tuple(policies)

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from deployments.iam.scope import Policy, Scope, Statement, split_s3
+from deployments.iam.scope import Policy, Scope, Statement, repository_of, split_s3
+from deployments.iam.training import beyond, has_its_own_role, role_statements, trains_on_sagemaker
 from tasks.aws import execution_role
 from tasks.aws.deployment_plan import inference_image
 
@@ -35,23 +36,17 @@ def execution_policy(scope: Scope) -> Policy:
         region=scope.region,
         account=scope.account,
         folder=folder,
-        repository=_repository(image),
+        repository=repository_of(image),
     )
-    statements = [
-        Statement(
-            sid=written["Sid"],
-            step=_STEPS[written["Sid"]],
-            actions=_listed(written["Action"]),
-            resources=_listed(written["Resource"]),
-            condition=written.get("Condition", {}),
-            why_any=_WHY_ANY.get(written["Sid"], ""),
-        )
-        for written in document["Statement"]
-    ]
+    statements = [Statement.read(written, steps=_STEPS, why_any=_WHY_ANY) for written in document["Statement"]]
+    statements += _of_the_target(scope)
+    trains = trains_on_sagemaker(scope) and not has_its_own_role(scope)
+    if trains:
+        statements += beyond(role_statements(scope), statements)
     return Policy(
         name="execution-role",
-        purpose="what SageMaker may do while it serves the model",
-        statements=(*statements, *_of_the_target(scope)),
+        purpose=f"what SageMaker may do while it {'trains and ' if trains else ''}serves the model",
+        statements=tuple(statements),
     )
 
 
@@ -128,14 +123,3 @@ def _of_the_target(scope: Scope) -> list[Statement]:
             )
         )
     return found
-
-
-def _repository(image: str) -> str:
-    """Return account and name of an image's repository, as an ARN of ECR has them."""
-    host, _, path = image.partition("/")
-    account = host.partition(".")[0]
-    return f"{account if account.isdigit() else '*'}:repository/{path.partition('@')[0].partition(':')[0] or '*'}"
-
-
-def _listed(value: str | list[str]) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)

@@ -11,6 +11,7 @@ from deployments.iam.deployer import deployer_policies
 from deployments.iam.execution import execution_policy, trust
 from deployments.iam.lambda_role import lambda_role
 from deployments.iam.scope import MOST_CHARACTERS, Scope, characters
+from deployments.iam.training import has_its_own_role, role_of, training_role_policy
 
 
 class PolicyFile(Record):
@@ -42,6 +43,22 @@ def policy_files(scope: Scope) -> tuple[PolicyFile, ...]:
             document=execution.document(),
         ),
     ]
+    if has_its_own_role(scope):
+        training = training_role_policy(scope)
+        files.append(
+            PolicyFile(
+                name="training-role-trust.json",
+                purpose="who may take the training role on: SageMaker",
+                document=trust(),
+            )
+        )
+        files.append(
+            PolicyFile(
+                name=f"{training.name}.json",
+                purpose=f"the training role: {training.purpose}",
+                document=training.document(),
+            )
+        )
     files += [
         PolicyFile(
             name=f"deployer-{policy.name}.json",
@@ -91,16 +108,10 @@ def write(files: tuple[PolicyFile, ...], folder: Path) -> None:
 
 
 def install_commands(scope: Scope, folder: Path) -> Iterator[str]:
-    """Yield the commands that make the role and the user, and give them their policies."""
-    role = scope.role.rpartition("/")[2]
-    path = scope.role.partition(":role/")[2].rpartition("/")[0]
-    at = f" --path /{path}/" if path else ""
-    execution = f"file://{folder / 'execution-role.json'}"
-    yield (
-        f"aws iam create-role --role-name {role}{at} "
-        f"--assume-role-policy-document file://{folder / 'execution-role-trust.json'}"
-    )
-    yield f"aws iam put-role-policy --role-name {role} --policy-name askline --policy-document {execution}"
+    """Yield the commands that make the roles and the user, and give them their policies."""
+    yield from _make_role(scope.role, folder / "execution-role")
+    if has_its_own_role(scope):
+        yield from _make_role(role_of(scope), folder / "training-role")
     yield f"aws iam create-user --user-name {scope.user}"
     for policy in deployer_policies(scope):
         name = f"{scope.user}-{policy.name}"
@@ -109,3 +120,10 @@ def install_commands(scope: Scope, folder: Path) -> Iterator[str]:
         yield f"aws iam create-policy --policy-name {name} --policy-document file://{file}"
         yield f"aws iam attach-user-policy --user-name {scope.user} --policy-arn {arn}"
     yield f"aws iam create-access-key --user-name {scope.user}"
+
+
+def _make_role(arn: str, file: Path) -> Iterator[str]:
+    path, _, role = arn.partition(":role/")[2].rpartition("/")
+    at = f" --path /{path}/" if path else ""
+    yield f"aws iam create-role --role-name {role}{at} --assume-role-policy-document file://{file}-trust.json"
+    yield f"aws iam put-role-policy --role-name {role} --policy-name askline --policy-document file://{file}.json"

@@ -40,10 +40,22 @@ class Statement(Record):
         written: dict[str, Any] = {
             "Sid": self.sid,
             "Effect": "Allow",
-            "Action": _one_or_all(self.actions),
-            "Resource": _one_or_all(self.resources),
+            "Action": one_or_all(self.actions),
+            "Resource": one_or_all(self.resources),
         }
         return written | ({"Condition": self.condition} if self.condition else {})
+
+    @classmethod
+    def read(cls, written: Mapping[str, Any], *, steps: Mapping[str, str], why_any: Mapping[str, str]) -> "Statement":
+        """Return a statement that is written as IAM takes it, with what to know about it by its name."""
+        return cls(
+            sid=written["Sid"],
+            step=steps[written["Sid"]],
+            actions=_listed(written["Action"]),
+            resources=_listed(written["Resource"]),
+            condition=written.get("Condition", {}),
+            why_any=why_any.get(written["Sid"], ""),
+        )
 
 
 class Policy(Record):
@@ -168,6 +180,13 @@ def split_s3(uri: str) -> tuple[str, str]:
     return bucket, folder.strip("/")
 
 
+def repository_of(image: str) -> str:
+    """Return account and name of an image's repository, as an ARN of ECR has them."""
+    host, _, path = image.partition("/")
+    account = host.partition(".")[0]
+    return f"{account if account.isdigit() else '*'}:repository/{path.partition('@')[0].partition(':')[0] or '*'}"
+
+
 def characters(document: Mapping[str, Any]) -> int:
     """Return the length that IAM counts: without blanks."""
     import json
@@ -175,6 +194,11 @@ def characters(document: Mapping[str, Any]) -> int:
     return len(re.sub(r"\s", "", json.dumps(document)))
 
 
-def _one_or_all(items: Iterable[str]) -> str | list[str]:
+def _listed(value: str | list[str]) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def one_or_all(items: Iterable[str]) -> str | list[str]:
+    """Return one item alone, several as a list."""
     listed = list(items)
     return listed[0] if len(listed) == 1 else listed

@@ -8,18 +8,64 @@ from tasks.aws.execution_role import ensure_role
 ROLE_NAME = "askline-sagemaker-training"
 
 
-def permissions(bucket: str, *, partition: str, region: str, account: str) -> dict[str, Any]:
-    """Return the least that a training job needs: read and write its bucket, write its log, pull the image."""
+def permissions(
+    bucket: str,
+    *,
+    partition: str,
+    region: str,
+    account: str,
+    folder: str = "",
+    checkpoints: str = "",
+    repository: str = "*:repository/*",
+) -> dict[str, Any]:
+    """Return the least that a training job needs: read its input, keep checkpoints and model, log, pull the image.
+
+    Parameters
+    ----------
+    folder
+        Where in the bucket trainings lie, each in a folder of its own; the default is all of the bucket.
+    checkpoints
+        Bucket and folder of the checkpoints, where they lie elsewhere than in ``folder``.
+    repository
+        The image's, with the account that owns it: ``763104351884:repository/huggingface-pytorch-training``.
+    """
+    place = f"arn:{partition}:s3:::"
+    folder = folder.strip("/")
+    written = f"{bucket}/{folder}/*/output/*" if folder else f"{bucket}/*"
+    kept = checkpoints or "/".join(filter(None, [bucket, folder and f"{folder}/checkpoints"]))
+    statements: list[dict[str, Any]] = [
+        {
+            "Sid": "TrainRead",
+            "Effect": "Allow",
+            "Action": "s3:GetObject",
+            "Resource": place + "/".join(filter(None, [bucket, folder, "*"])),
+        },
+        {"Sid": "TrainWrite", "Effect": "Allow", "Action": "s3:PutObject", "Resource": place + written},
+        {
+            "Sid": "TrainCheckpoints",
+            "Effect": "Allow",
+            "Action": ["s3:DeleteObject", "s3:GetObject", "s3:PutObject"],
+            "Resource": f"{place}{kept}/*",
+        },
+        {"Sid": "TrainList", "Effect": "Allow", "Action": "s3:ListBucket", "Resource": place + bucket},
+    ]
+    elsewhere, _, inside = checkpoints.partition("/")
+    if elsewhere and elsewhere != bucket:
+        statements.append(
+            {
+                "Sid": "TrainListCheckpoints",
+                "Effect": "Allow",
+                "Action": "s3:ListBucket",
+                "Resource": place + elsewhere,
+                "Condition": {"StringLike": {"s3:prefix": f"{inside}/*"}},
+            }
+        )
     return {
         "Version": "2012-10-17",
         "Statement": [
+            *statements,
             {
-                "Effect": "Allow",
-                "Action": ["s3:GetObject", "s3:PutObject", "s3:DeleteObject"],
-                "Resource": f"arn:{partition}:s3:::{bucket}/*",
-            },
-            {"Effect": "Allow", "Action": "s3:ListBucket", "Resource": f"arn:{partition}:s3:::{bucket}"},
-            {
+                "Sid": "TrainLog",
                 "Effect": "Allow",
                 "Action": [
                     "logs:CreateLogGroup",
@@ -30,14 +76,16 @@ def permissions(bucket: str, *, partition: str, region: str, account: str) -> di
                 "Resource": f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/TrainingJobs*",
             },
             {
+                "Sid": "TrainPullImage",
                 "Effect": "Allow",
                 "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
                 # The images belong to AWS's own accounts, one for each region.
-                "Resource": f"arn:{partition}:ecr:{region}:*:repository/*",
+                "Resource": f"arn:{partition}:ecr:{region}:{repository}",
             },
             # These two actions know no resource.
-            {"Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+            {"Sid": "TrainSignInToImages", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
             {
+                "Sid": "TrainMetrics",
                 "Effect": "Allow",
                 "Action": "cloudwatch:PutMetricData",
                 "Resource": "*",

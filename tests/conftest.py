@@ -1,15 +1,18 @@
 """Fixtures for all tests, and the settings that keep every test on this machine."""
 
 import contextlib
+import inspect
 import os
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from askline import console
 from askline.records import Target
 
 # Before anything imports huggingface_hub, boto3 or Prefect, which read these once.
@@ -117,6 +120,37 @@ def cloud_with_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tar
     """Another one, with the Prefect server; it takes 10 to 30 s to start."""
     with running_cloud(tmp_path_factory.mktemp("cloud-with-prefect")) as target:
         yield target
+
+
+@contextlib.contextmanager
+def prefect_at(api: str, **settings: Any) -> Iterator[None]:
+    """Have this process use a Prefect server; whoever uses another one next finds nothing of this one's left."""
+    import prefect.settings
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+    from prefect.settings import temporary_settings
+    from prefect.utilities.asyncutils import run_coro_as_sync
+
+    async def drain() -> None:
+        for drained in (lambda: APILogWorker.instance().drain(), EventsWorker.drain_all):
+            with contextlib.suppress(RuntimeError):  # it was never started
+                waiting = drained()
+                if inspect.isawaitable(waiting):
+                    await waiting
+
+    wanted = {"PREFECT_API_URL": api, **settings}
+    with temporary_settings({getattr(prefect.settings, name): value for name, value in wanted.items()}):
+        try:
+            yield
+        finally:
+            run_coro_as_sync(drain())
+
+
+@pytest.fixture(autouse=True)
+def _steps_are_shown_nowhere() -> Iterator[None]:
+    """Forget the terminal of a program that a test called in this process."""
+    yield
+    console._current = None
 
 
 @pytest.fixture

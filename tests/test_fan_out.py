@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, prefect_at
 from tiny_datasets import NOWHERE, UNANSWERABLE, small_rows, write_dataset
 
 from askline.config import EvaluationConfig, TrainingConfig
@@ -147,7 +147,6 @@ def test_what_dask_says_of_a_part_is_said_to_a_person() -> None:
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prefect server alone, which the settings of this process name."""
     import httpx
-    from prefect.settings import PREFECT_API_URL, PREFECT_HOME, PREFECT_LOGGING_TO_API_ENABLED, temporary_settings
 
     home = tmp_path_factory.mktemp("prefect")
     with contextlib.closing(socket.socket()) as probe:
@@ -167,8 +166,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     break
             assert time.monotonic() < deadline, (home / "log").read_text()
             time.sleep(0.2)
-        quiet = {PREFECT_LOGGING_TO_API_ENABLED: False, PREFECT_HOME: home}
-        with temporary_settings({PREFECT_API_URL: api, **quiet}):
+        with prefect_at(api, PREFECT_LOGGING_TO_API_ENABLED=False, PREFECT_HOME=home):
             yield api
     finally:
         server.terminate()

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import REPOSITORY
+from conftest import REPOSITORY, prefect_at
 
 from askline.config import PipelineConfig
 from askline.errors import ConfigError
@@ -228,7 +228,6 @@ print(fine_tune(training, dataset, store=store, target=target, work_dir=here / "
 
 @pytest.mark.slow
 def test_a_training_whose_machine_dies_goes_on_on_the_other_one(apis, server, tmp_path):
-    from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from deployments.automations import ensure, mark_dead_runs, start_again
 
@@ -249,7 +248,7 @@ def test_a_training_whose_machine_dies_goes_on_on_the_other_one(apis, server, tm
     for pool in ("askline", "askline-gpu"):
         template = json.loads((POOLS / "process.json").read_text())
         post(server, "/work_pools/", name=pool, type="process", base_job_template=template)
-    with temporary_settings({PREFECT_API_URL: apis[0]}):
+    with prefect_at(apis[0]):
         ensure(mark_dead_runs(silent_seconds=38))
         ensure(start_again())
 

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from askline.errors import LocalCloudError
@@ -89,14 +89,14 @@ def up(
     folder = CloudFolder(state_dir)
     folder.create()
     _check_space(folder)
-    with one_at_a_time(folder, say):
+    with one_at_a_time(folder, say), port_choice.claims() as take:
         status = _running(folder, say)
         if status is not None:
-            return _join(folder, status, wanted, forced, idle_minutes, minute_seconds, enforce_iam, say)
+            return _join(folder, status, wanted, forced, take, idle_minutes, minute_seconds, enforce_iam, say)
         avoid: set[int] = set()
         for _ in range(3):
             processes.end_all_marked(folder.root, grace=2)
-            plan = _plan(folder, wanted, forced, frozenset(avoid), idle_minutes, minute_seconds, enforce_iam, say)
+            plan = _plan(folder, wanted, forced, frozenset(avoid), take, idle_minutes, minute_seconds, enforce_iam, say)
             supervisor = _launch(folder)
             try:
                 return _wait(folder, plan, supervisor, say)
@@ -201,6 +201,7 @@ def _plan(
     wanted: list[str],
     forced: Mapping[str, int],
     avoid: frozenset[int],
+    take: Callable[[int], bool],
     idle_minutes: float | None,
     minute_seconds: float | None,
     enforce_iam: bool | None,
@@ -214,6 +215,7 @@ def _plan(
         remembered=remembered,
         forced={name: port for name, port in forced.items() if name in wanted},
         avoid=avoid,
+        take=take,
     )
     for remark in choice.remarks:
         say(remark)
@@ -252,6 +254,7 @@ def _join(
     status: Status,
     wanted: list[str],
     forced: Mapping[str, int],
+    take: Callable[[int], bool],
     idle_minutes: float | None,
     minute_seconds: float | None,
     enforce_iam: bool | None,
@@ -290,6 +293,7 @@ def _join(
             remembered=plan.ports | kept,
             forced={name: port for name, port in forced.items() if name in missing},
             avoid=frozenset(port for name, port in kept.items() if name not in missing),
+            take=take,
         )
         for remark in choice.remarks:
             say(remark)

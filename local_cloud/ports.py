@@ -1,9 +1,13 @@
 """Which port each part listens on: the one it had before, else its usual one, else the next that is free."""
 
 import contextlib
+import fcntl
+import os
 import socket
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from askline.errors import LocalCloudError
 
@@ -25,6 +29,37 @@ def is_free(port: int) -> bool:
         return bool(probe.connect_ex((HOST, port)))
 
 
+@contextlib.contextmanager
+def claims() -> Iterator[Callable[[int], bool]]:
+    """Give what takes a port for the length of the block, and says whether it could.
+
+    A server listens seconds after its port was chosen. Two embedded clouds of one user that start at once look into
+    this folder meanwhile, so that they choose different ones.
+    """
+    folder = Path(tempfile.gettempdir()) / f"askline-ports-{os.getuid()}"
+    mine: set[int] = set()
+    with contextlib.ExitStack() as held:
+
+        def take(port: int) -> bool:
+            if not is_free(port):
+                return False
+            if port in mine:
+                return True
+            try:
+                folder.mkdir(mode=0o700, exist_ok=True)
+                lock = held.enter_context((folder / str(port)).open("w"))
+            except OSError:  # no such folder can be had: whoever listens first has the port
+                return True
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return False
+            mine.add(port)
+            return True
+
+        yield take
+
+
 @dataclass(frozen=True)
 class Choice:
     """The ports that were chosen, and where that was not the expected one, the line to say."""
@@ -39,6 +74,7 @@ def choose(
     remembered: Mapping[str, int],
     forced: Mapping[str, int],
     avoid: frozenset[int] = frozenset(),
+    take: Callable[[int], bool] = is_free,
 ) -> Choice:
     """Choose a free port for each part.
 
@@ -52,6 +88,8 @@ def choose(
         Part to the port that a person asked for; taken as it is or not at all.
     avoid
         Ports not to take even if they look free, because a server just failed to get them.
+    take
+        Says whether a port is free, and may claim it: see :func:`claims`.
 
     Raises
     ------
@@ -63,7 +101,7 @@ def choose(
     for part in wanted:
         if part in forced:
             port = forced[part]
-            if port in ports.values() or port in avoid or not is_free(port):
+            if port in ports.values() or port in avoid or not take(port):
                 raise LocalCloudError(
                     f"port {port}, asked for {part}, is taken by another program (or given twice); "
                     f"stop that program, choose another with --port {part}=N, or leave the option out"
@@ -75,18 +113,18 @@ def choose(
         if part in ports:
             continue
         first = remembered.get(part, usual)
-        if first not in ports.values() and first not in avoid and is_free(first):
+        if first not in ports.values() and first not in avoid and take(first):
             ports[part] = first
             continue
-        ports[part] = _next_free(first, reserved | set(ports.values()) | set(wanted.values()))
+        ports[part] = _next_free(first, reserved | set(ports.values()) | set(wanted.values()), take)
         remarks.append(f"port {first} is taken by another program: {part} uses {ports[part]} from now on")
     return Choice(ports, remarks)
 
 
-def _next_free(after: int, not_these: set[int]) -> int:
+def _next_free(after: int, not_these: set[int], take: Callable[[int], bool]) -> int:
     # Below 32768, where Linux starts to hand out ports to outgoing connections: those can be gone at the next start.
     candidates: list[int] = [*range(after + 1, min(after + 500, 65536)), *range(20000, 32000)]
     for port in candidates:
-        if port not in not_these and is_free(port):
+        if port not in not_these and take(port):
             return port
     raise LocalCloudError(f"no free port found from {after} on; stop some of the programs that listen on loopback")

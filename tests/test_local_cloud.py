@@ -123,6 +123,19 @@ def test_a_forced_port_is_taken_or_refused(free_port: int) -> None:
         ports.choose({"hub": free_port}, remembered={}, forced={"hub": taken})
 
 
+def test_two_that_start_at_once_choose_different_ports(free_port: int) -> None:
+    usual: dict[str, Any] = {"wanted": {"hub": free_port}, "remembered": {}, "forced": {}}
+    with ports.claims() as mine, ports.claims() as theirs:
+        first = ports.choose(**usual, take=mine)
+        second = ports.choose(**usual, take=theirs)
+        assert first.ports == {"hub": free_port}
+        assert second.ports != first.ports
+        assert "is taken" in second.remarks[0]
+        assert ports.choose(**usual, take=mine) == first, "tried again, its own are its own"
+    with ports.claims() as later:
+        assert ports.choose(**usual, take=later) == first
+
+
 def test_a_port_with_a_server_on_all_interfaces_is_not_free() -> None:
     with socket.create_server(("0.0.0.0", 0)) as server:
         assert not ports.is_free(server.getsockname()[1])

@@ -84,7 +84,7 @@ def test_a_yes_a_no_and_no_answer(cloud_with_prefect: Target, tmp_path: Path) ->
     script.write_text(FLOW)
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
-    hours = {"approve-yes": "1", "approve-no": "1", "approve-nobody": "0.0006"}
+    hours = {"approve-yes": "1", "approve-no": "1", "approve-nobody": "0.004"}
     running = [
         subprocess.Popen(
             [sys.executable, str(script), name, str(tmp_path), patience, SCORES.model_dump_json()],

@@ -4,12 +4,14 @@ import contextlib
 import fcntl
 import io
 import ipaddress
+import itertools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 import zipfile
@@ -601,9 +603,18 @@ def test_logs_can_be_followed(tmp_path: Path) -> None:
         )
         try:
             assert follow.stdout is not None
-            time.sleep(1)
-            aws_client(target, "s3").create_bucket(Bucket="seen-in-the-log")
-            assert "seen-in-the-log" in follow.stdout.readline()
+            shown: list[str] = []
+            reader = threading.Thread(target=lambda: shown.append(follow.stdout.readline()))  # type: ignore[union-attr]
+            reader.start()
+            deadline = time.monotonic() + 60
+            # What is logged before it follows is not shown.
+            for number in itertools.count():
+                aws_client(target, "s3").create_bucket(Bucket=f"seen-in-the-log-{number}")
+                reader.join(1)
+                if shown:
+                    break
+                assert time.monotonic() < deadline, "nothing was shown"
+            assert "seen-in-the-log" in shown[0]
         finally:
             follow.kill()
             follow.communicate()

@@ -161,11 +161,13 @@ def test_an_endpoint_that_was_deleted_and_one_that_is_being_created_are_not_read
     api.answers("gone")
     cloud.bench.sagemaker.delete_endpoint(EndpointName=name)
     api.problem("gone", "hello", 503, "not-ready", retry_after=True)
+    # Until then it is listed as Deleting, and can be neither updated nor created.
+    wait_for(lambda: status_of(cloud, name) is None)
     slow = tmp_path / "slow"
     slow.write_text("6")
     with ThreadPoolExecutor(1) as pool:
         deployed = pool.submit(cloud.bench.serve, "gone", content, environment={"SLOW": str(slow)})
-        wait_for(lambda: status_of(cloud, name) == "Creating")
+        wait_for(lambda: (deployed.done() and deployed.result()) or status_of(cloud, name) == "Creating")
         api.problem("gone", "hello", 503, "not-ready", retry_after=True)
         deployed.result()
     api.answers("gone")

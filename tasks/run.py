@@ -1,5 +1,6 @@
 """What a run is around its steps: where its calls go, what it is called, and where it waits for a person."""
 
+import asyncio
 import os
 import time
 import uuid
@@ -16,6 +17,8 @@ from tasks.reporting import markdown
 
 #: The run is looked at so often while it waits, in seconds; each look is a call to the server.
 POLL_SECONDS = 3
+#: The server ends a run as failed whose pause ran out, so it is told to wait longer than the run itself does.
+LONGER_SECONDS = 120
 _FILE = "approval.json"
 
 
@@ -124,9 +127,9 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run)
 
 
 def _wait(shown: str, patience: timedelta) -> Approval:
-    from prefect.exceptions import FlowPauseTimeout
-    from prefect.flow_runs import pause_flow_run
+    from prefect.flow_runs import apause_flow_run
     from prefect.input import RunInput
+    from prefect.utilities.asyncutils import run_coro_as_sync
     from pydantic import Field
 
     class Publish(RunInput):
@@ -137,21 +140,38 @@ def _wait(shown: str, patience: timedelta) -> Approval:
 
     form: Any = Publish.with_initial_data(description=shown)
     seconds = max(1, round(patience.total_seconds()))
+    key = uuid.uuid4().hex
+
+    async def ask() -> Any:
+        pause = apause_flow_run(
+            wait_for_input=form,
+            timeout=seconds + LONGER_SECONDS,
+            poll_interval=min(POLL_SECONDS, seconds),
+            key=key,
+        )
+        return await asyncio.wait_for(pause, seconds)
+
     started = time.monotonic()
     try:
-        given: Any = pause_flow_run(wait_for_input=form, timeout=seconds, poll_interval=min(POLL_SECONDS, seconds))
-    except FlowPauseTimeout:
-        _go_on()
+        given = run_coro_as_sync(ask())
+    except TimeoutError:
+        given = _go_on(form, key)
+    if given is None:
         waited = timedelta(seconds=round(time.monotonic() - started))
         return Approval(approved=False, note=f"nobody answered within {waited}")
     return Approval(approved=given.approve == "yes", note=given.note.strip())
 
 
-def _go_on() -> None:
-    """Take the run out of its pause: the server would end one whose pause ran out as failed."""
+def _go_on(form: Any, key: str) -> Any:
+    """Take the run out of its pause; return the answer that came after the last look, or None."""
     from prefect.client.orchestration import get_client
+    from prefect.input import keyset_from_paused_state
     from prefect.runtime import flow_run
-    from prefect.states import Running
+    from prefect.states import Paused, Running
 
     with get_client(sync_client=True) as client:
+        state = client.read_flow_run(flow_run.id).state
+        if state is not None and state.is_running():
+            return form.load(keyset_from_paused_state(Paused(pause_key=key)))
         client.set_flow_run_state(flow_run.id, Running(), force=True)
+    return None

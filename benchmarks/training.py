@@ -5,7 +5,8 @@ same model on the sample's questions in turn: as the first version did (fp32, fo
 as many tutorials do (the same, padded to a fixed length), with the project's own code and what it chooses here, and in
 a bare loop of torch with the same settings. ``base`` is flan-t5-base's exact shape with random weights, which cost what
 trained ones cost; ``small`` is the T5 that is trained from scratch on the sample. Then questions are answered by
-``trainer.predict`` at its defaults and in the project's own way, and the answers compared.
+``trainer.predict`` at its defaults and in the project's own way, and the answers compared; ``base`` is the small T5's
+weights among zeros there, so that its answers are right ones and end where they should.
 
 On a CPU the times are processor seconds with one thread, so that a busy machine distorts them less; ways take turns,
 and medians over the rounds count. It takes a few minutes. On a GPU, further batches are tried, and compiled models;
@@ -97,8 +98,8 @@ def ways_of(setting: "Setting") -> dict[str, Way]:
     }
 
 
-def measure(setting: "Setting", rounds: int) -> list[Line]:
-    """Run every way in turn, ``rounds`` times."""
+def measure(setting: "Setting", rounds: int) -> tuple[list[Line], float]:
+    """Run every way in turn, ``rounds`` times; return also the operations a second of matrix products in fp32."""
     from benchmarks.training_ways import measured_peak, precision_of
 
     taken: dict[str, list[Timed]] = {name: [] for name in ways_of(setting)}
@@ -121,22 +122,23 @@ def measure(setting: "Setting", rounds: int) -> list[Line]:
         memory = statistics.median(run.memory_mb for run in runs)
         share = samples * flops / peak["bf16" if own == "bf16" else "fp32"]
         lines.append(Line(name, runs[0].batch, samples, samples * tokens, memory, share))
-    return lines
+    return lines, peak["fp32"]
 
 
 def answering(setting: "Setting", rounds: int) -> Any:
     """Answer the sample's questions both ways with a model of this shape."""
     from askline.config import EvaluationConfig
     from benchmarks.training_evaluation import compare
-    from benchmarks.training_ways import trained
+    from benchmarks.training_ways import enlarged, trained
 
     _say(f"{setting.shape}: answering")
-    batch = EvaluationConfig().batch_size
+    small = setting if setting.shape == "small" else settings_of("small", setting.device)
+    model, questions = trained(small, 150), len(setting.rows)
     if setting.shape == "base":
-        # Random weights never end an answer, so that it is cut at the length of the sample's.
-        few = 64 if setting.device == "cpu" else 512
-        return compare(setting.model(), setting, questions=few, tokens=6, batch=batch, rounds=rounds)
-    return compare(trained(setting, 150), setting, questions=len(setting.rows), tokens=64, batch=batch, rounds=rounds)
+        model = enlarged(model, setting.config).to(setting.device)
+        questions = 128 if setting.device == "cpu" else 512
+    batch = EvaluationConfig().batch_size
+    return compare(model, setting, questions=questions, tokens=64, batch=batch, rounds=rounds)
 
 
 def bars(shape: str, lines: list[Line], answered: Any) -> dict[str, tuple[float, float]]:
@@ -198,7 +200,7 @@ def main() -> int:
     for shape in ("small", "base") if options.shape == "both" else (options.shape,):
         setting = settings_of(shape, options.device)
         rounds = options.rounds if shape == "small" else max(1, options.rounds - 1)
-        lines = measure(setting, rounds)
+        lines, peak = measure(setting, rounds)
         answered = answering(setting, rounds)
         source, target = setting.tokens()
         print(f"\n## {shape}: {source:.1f} + {target:.1f} tokens a sample, {setting.flops() / 1e9:.3f} GFLOP\n")
@@ -207,8 +209,11 @@ def main() -> int:
         print("\n".join(line.text() for line in lines))
         print(
             f"\nanswering {answered.questions} questions: trainer.predict {answered.predict:,.0f}/s, "
-            f"ours {answered.ours:,.0f}/s, {answered.different} answered differently\n"
+            f"ours {answered.ours:,.0f}/s, {answered.different} answered differently"
         )
+        # A forward pass is a third of a training step's operations.
+        shares = [rate * setting.flops() / 3 / peak for rate in (answered.predict, answered.ours)]
+        print(f"of the matrix products' rate: {shares[0]:.1%} and {shares[1]:.1%}\n")
         found = bars(shape, lines, answered)
         for name, (figure, bar) in found.items():
             missed |= figure < bar

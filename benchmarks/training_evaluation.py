@@ -29,8 +29,8 @@ class Answering(NamedTuple):
 
 
 def compare(model: Any, setting: Setting, *, questions: int, tokens: int, batch: int, rounds: int) -> Answering:
-    """Answer ``questions`` of the sample both ways in turn, greedily, with at most ``tokens`` tokens."""
-    asked = [row.question for row in setting.rows[:questions]]
+    """Answer ``questions`` from all of the sample both ways in turn, greedily, with at most ``tokens`` tokens."""
+    asked = [row.question for row in setting.rows[:: len(setting.rows) // questions]][:questions]
     taken: dict[str, list[float]] = {"predict": [], "ours": []}
     model.eval()
     with threads_for(model):

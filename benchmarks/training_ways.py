@@ -64,7 +64,7 @@ class Setting(NamedTuple):
     def model(self) -> Any:
         """Return a model with the same random weights each time."""
         torch.manual_seed(0)
-        return T5ForConditionalGeneration(self.config).to(self.device)
+        return empty(self.config).to(self.device)
 
     def tokens(self) -> tuple[float, float]:
         """Return mean source and target tokens of an example, without padding."""
@@ -93,7 +93,18 @@ def base_config() -> T5Config:
         dropout_rate=0.1,
         feed_forward_proj="gated-gelu",
         decoder_start_token_id=0,
+        # Its output layer has weights of its own, unlike the first T5's.
+        tie_word_embeddings=False,
     )
+
+
+def empty(config: T5Config) -> Any:
+    """Return a model with random weights; where the output is not scaled, with a matrix of its own for the output."""
+    model = T5ForConditionalGeneration(config)
+    if not config.scale_decoder_outputs:  # Flan-T5; transformers 5 ties the two matrices whatever is asked for
+        model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight))
+        model.config.tie_word_embeddings = False
+    return model
 
 
 def config_of(shape: str, vocabulary: int) -> T5Config:
@@ -298,6 +309,37 @@ def trained(setting: Setting, steps: int) -> Any:
     choices = choices_for(model, examples, recipe, config)
     with tempfile.TemporaryDirectory() as folder:
         train(model, examples, recipe, config, choices, folder=Path(folder), questions=lambda rows: "", progress=quiet)
+    return model
+
+
+def enlarged(small: Any, config: T5Config) -> Any:
+    """Return a model of shape ``config`` that answers as ``small`` does, at what a model of that shape costs.
+
+    Every weight of ``small`` stands in the first places of the larger one and the rest is zero, so that further layers,
+    heads and channels add nothing (after Net2Net, Chen et al. 2016, https://arxiv.org/abs/1511.05641). Products with
+    zeros take as long as any others. Random weights would never end an answer, and be unsure of every token.
+    """
+    model, width, wider = empty(config), small.config.d_model, config.d_model
+    own = small.state_dict()
+    with torch.no_grad():
+        for name, weight in model.state_dict().items():
+            weight.zero_()
+            if name not in own:
+                continue
+            source = own[name]
+            if name.endswith("layer_norm.weight"):
+                source = source * (width / wider) ** 0.5  # the mean square is over more channels
+            elif name == "lm_head.weight" and small.config.scale_decoder_outputs:
+                source = source * width**-0.5
+            rows, columns = weight, source
+            if name.endswith(("Attention.q.weight", "Attention.k.weight", "Attention.v.weight")):
+                rows = weight.view(config.num_heads, config.d_kv, wider)
+                columns = source.view(small.config.num_heads, small.config.d_kv, width)
+            elif name.endswith("Attention.o.weight"):
+                rows = weight.view(wider, config.num_heads, config.d_kv)
+                columns = source.view(width, small.config.num_heads, small.config.d_kv)
+            rows[tuple(map(slice, columns.shape))] = columns
+    model.generation_config = small.generation_config
     return model
 
 

@@ -229,6 +229,12 @@ def predict_fn(data, model):
     if data.get("big"):
         return "x" * data["big"]
     time.sleep(data.get("sleep", 0))
+    if data.get("hold"):
+        held = pathlib.Path(data["hold"])
+        held.with_suffix(".begun").touch()
+        until = time.monotonic() + 60
+        while not held.exists() and time.monotonic() < until:
+            time.sleep(0.05)
     return {"word": model["word"], "pid": os.getpid(), "env": os.environ.get("WORD"), "home": os.environ["HOME"],
             "tmp": tempfile.gettempdir(), "got": data}
 """

@@ -53,6 +53,12 @@ def predict_fn(data, word):
         word += "x" * (int(text.split()[1]) * 1024**2)
     if text.startswith("sleep "):
         time.sleep(float(text.split()[1]))
+    if text.startswith("hold "):
+        held = pathlib.Path(text.removeprefix("hold "))
+        held.with_suffix(".begun").touch()
+        until = time.monotonic() + 60
+        while not held.exists() and time.monotonic() < until:
+            time.sleep(0.05)
     if text == "garbage":
         return None
     if text == "another form":
@@ -185,12 +191,14 @@ def test_a_container_that_was_killed_is_started_by_the_next_question(cloud: Clou
     assert api.process("mortal") != first
 
 
-def test_a_container_that_dies_on_a_question_fails_that_one_alone(cloud: Cloud, api: Api, content: bytes) -> None:
+def test_a_container_that_dies_on_a_question_fails_that_one_alone(
+    cloud: Cloud, api: Api, content: bytes, tmp_path: Path
+) -> None:
     cloud.bench.serve("mortal", content)
     with ThreadPoolExecutor(1) as pool:
         victim = api.process("mortal")
-        asked = pool.submit(api.ask, "mortal", "sleep 20")
-        time.sleep(1)
+        asked = pool.submit(api.ask, "mortal", f"hold {tmp_path / 'held'}")
+        wait_for((tmp_path / "held.begun").exists)
         kill(victim)
         expect_problem(asked.result(), 502, "model-failed")
     api.answers("mortal")
@@ -202,15 +210,18 @@ def test_a_container_that_dies_on_a_question_fails_that_one_alone(cloud: Cloud, 
 # -- the endpoint is busy, or its model is wrong -----------------------------------------------------------------------
 
 
-def test_above_max_concurrency_callers_are_told_to_wait(cloud: Cloud, api: Api, content: bytes) -> None:
+def test_above_max_concurrency_callers_are_told_to_wait(cloud: Cloud, api: Api, content: bytes, tmp_path: Path) -> None:
     cloud.bench.serve("narrow", content, max_concurrency=2)
     api.answers("narrow")
+    held = tmp_path / "held"
     with ThreadPoolExecutor(2) as pool:
-        busy = [pool.submit(cloud.bench.invoke, "narrow", "sleep 2") for _ in range(2)]
-        time.sleep(0.5)
+        busy = [pool.submit(cloud.bench.invoke, "narrow", f"hold {held}") for _ in range(2)]
+        wait_for(held.with_suffix(".begun").exists)
+        time.sleep(0.5)  # the other one waits for its turn, where nothing can be seen of it
         api.problem("narrow", "hello", 429, "throttled", retry_after=True)
+        held.touch()
         for call in busy:
-            assert call.result()["answers"][0]["answer"] == "sleep 2"
+            assert call.result()["answers"][0]["answer"].startswith("hold")
     api.answers("narrow")
 
 

@@ -28,6 +28,7 @@ from sagemaker_support import (
     Aws,
     SageMaker,
     echo,
+    eventually,
     refused,
 )
 
@@ -366,14 +367,17 @@ def test_headers_and_variants(sagemaker: SageMaker, endpoint: str) -> None:
         sagemaker.ask(endpoint, {}, Accept="image/png")
 
 
-def test_more_calls_than_the_concurrency_are_throttled(sagemaker: SageMaker, url: str) -> None:
+def test_more_calls_than_the_concurrency_are_throttled(sagemaker: SageMaker, url: str, tmp_path: Path) -> None:
     sagemaker.create("narrow", url, concurrency=2)
     assert sagemaker.settled("narrow")["EndpointStatus"] == "InService"
+    held = tmp_path / "held"
     with ThreadPoolExecutor(2) as pool:
-        busy = [pool.submit(sagemaker.ask, "narrow", {"sleep": 1}) for _ in range(2)]
-        time.sleep(0.4)
+        busy = [pool.submit(sagemaker.ask, "narrow", {"hold": str(held)}) for _ in range(2)]
+        eventually(held.with_suffix(".begun").exists)
+        time.sleep(0.4)  # the other one waits for its turn, where nothing can be seen of it
         with refused("ThrottlingException", "Rate exceeded", "MaxConcurrency"):
             sagemaker.ask("narrow", {})
+        held.touch()
         assert {call.result()["word"] for call in busy} == {"one"}
     assert sagemaker.ask("narrow", {})["word"] == "one"
 
@@ -546,18 +550,22 @@ def test_two_updates_swap_without_an_outage_and_a_bad_one_changes_nothing(
         time.sleep(0.1)
 
 
-def test_a_call_in_flight_is_answered_by_what_it_was_put_to(sagemaker: SageMaker, aws: Aws, url: str) -> None:
+def test_a_call_in_flight_is_answered_by_what_it_was_put_to(
+    sagemaker: SageMaker, aws: Aws, url: str, tmp_path: Path
+) -> None:
     sagemaker.create("drain", url)
     assert sagemaker.settled("drain")["EndpointStatus"] == "InService"
     sagemaker.model("drain-two", aws.upload("drain-two.tar.gz", echo("two")))
     sagemaker.config("drain-two", "drain-two")
     with ThreadPoolExecutor(1) as pool:
-        long = pool.submit(sagemaker.ask, "drain", {"sleep": 3})
-        time.sleep(0.3)
+        held = tmp_path / "held"
+        long = pool.submit(sagemaker.ask, "drain", {"hold": str(held)})
+        eventually(held.with_suffix(".begun").exists)
         sagemaker.api.update_endpoint(EndpointName="drain", EndpointConfigName="drain-two")
         sagemaker.settled("drain")
         assert sagemaker.ask("drain", {})["word"] == "two"
         assert not long.done()
+        held.touch()
         assert long.result()["word"] == "one"
 
 
@@ -659,9 +667,7 @@ def test_everything_survives_kill_9_and_the_containers_do_not(
         "kept-two", aws.upload("kept-two.tar.gz", {**echo("two"), "code/inference.py": ECHO + "\ntime.sleep(1)\n"})
     )
     sagemaker.config("kept-two", "kept-two")
-    time.sleep(0.5)
-    children = sagemaker.containers()
-    assert children
+    children = eventually(lambda: found if len(found := sagemaker.containers()) >= 2 else None)
     sagemaker.kill()
     _gone, alive = psutil.wait_procs(children, timeout=10)
     assert not alive, "containers outlived the server"

@@ -233,6 +233,10 @@ class EvaluationConfig(Section):
 
     batch_size: int = Field(128, ge=1, le=4096)
     """Questions generated together."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the answers: "bf16" answers in it first, and in fp32 where that was not sure; "auto" does so for a
+    model of 20 million parameters or more where the GPU or the processor multiplies in bf16. The answers are those of
+    fp32, the confidences differ in the third digit."""
     min_exact_match: float = Field(0.5, ge=0, le=1)
     """Gate: exact match on the held-out questions must be at least this."""
     min_token_f1: float = Field(0.0, ge=0, le=1)

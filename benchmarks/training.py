@@ -130,15 +130,20 @@ def answering(setting: "Setting", rounds: int) -> Any:
     from askline.config import EvaluationConfig
     from benchmarks.training_evaluation import compare
     from benchmarks.training_ways import enlarged, trained
+    from tasks.evaluate import precision_for
 
     _say(f"{setting.shape}: answering")
     small = setting if setting.shape == "small" else settings_of("small", setting.device)
     model, questions = trained(small, 150), len(setting.rows)
     if setting.shape == "base":
         model = enlarged(model, setting.config).to(setting.device)
-        questions = 128 if setting.device == "cpu" else 512
-    batch = EvaluationConfig().batch_size
-    return compare(model, setting, questions=questions, tokens=64, batch=batch, rounds=rounds)
+    config = EvaluationConfig(precision="auto")
+    precision = precision_for(config, model.num_parameters())
+    print(f"\nanswers in {precision}")
+    if setting.shape == "base" and setting.device == "cpu" and precision == "fp32":
+        questions = 128
+    batch = config.batch_size
+    return compare(model, setting, questions=questions, tokens=64, batch=batch, rounds=rounds, precision=precision)
 
 
 def bars(shape: str, lines: list[Line], answered: Any) -> dict[str, tuple[float, float]]:

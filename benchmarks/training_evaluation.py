@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from benchmarks.training_ways import Setting, clock
-from tasks.evaluation.answers import answer_questions
+from tasks.evaluation.answers import Precision, answer_questions
 from tasks.prompting import format_prompt
 from tasks.threads import threads_for
 
@@ -28,20 +28,22 @@ class Answering(NamedTuple):
         return self.ours / self.predict
 
 
-def compare(model: Any, setting: Setting, *, questions: int, tokens: int, batch: int, rounds: int) -> Answering:
+def compare(
+    model: Any, setting: Setting, *, questions: int, tokens: int, batch: int, rounds: int, precision: Precision
+) -> Answering:
     """Answer ``questions`` from all of the sample both ways in turn, greedily, with at most ``tokens`` tokens."""
     asked = [row.question for row in setting.rows[:: len(setting.rows) // questions]][:questions]
     taken: dict[str, list[float]] = {"predict": [], "ours": []}
     model.eval()
     with threads_for(model):
         _predict(model, setting, asked[:16], tokens)
-        _ours(model, setting, asked[:16], tokens, batch)
+        _ours(model, setting, asked[:16], tokens, batch, precision)
         for _ in range(rounds):
             started = clock(setting.device)
             theirs = _predict(model, setting, asked, tokens)
             taken["predict"].append(clock(setting.device) - started)
             started = clock(setting.device)
-            own = _ours(model, setting, asked, tokens, batch)
+            own = _ours(model, setting, asked, tokens, batch, precision)
             taken["ours"].append(clock(setting.device) - started)
     return Answering(
         len(asked),
@@ -51,7 +53,7 @@ def compare(model: Any, setting: Setting, *, questions: int, tokens: int, batch:
     )
 
 
-def _ours(model: Any, setting: Setting, asked: list[str], tokens: int, batch: int) -> list[str]:
+def _ours(model: Any, setting: Setting, asked: list[str], tokens: int, batch: int, precision: Precision) -> list[str]:
     return answer_questions(
         model,
         setting.tokenizer,
@@ -60,6 +62,7 @@ def _ours(model: Any, setting: Setting, asked: list[str], tokens: int, batch: in
         max_source_tokens=setting.settings.max_source_tokens,
         max_target_tokens=tokens,
         batch_size=batch,
+        precision=precision,
     )
 
 

@@ -15,10 +15,11 @@ from askline.errors import DatasetError
 from askline.progress import Progress, part, quiet
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
 from askline.store import ArtifactStore
-from tasks.evaluation.answers import Answered, answer_with_confidence
+from tasks.evaluation.answers import Answered, Precision, answer_with_confidence
 from tasks.evaluation.predictions import write_predictions
 from tasks.evaluation.text import exact_match, normalise, token_f1
 from tasks.rows import Row, read_rows
+from tasks.threads import SMALL_PARAMETERS
 
 #: More training questions than this are sampled: they show what was learnt, the held-out ones what matters.
 TRAIN_SAMPLE = 2000
@@ -51,7 +52,7 @@ def evaluate_model(
     """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
 
     The untuned base, the nearest training question and logistic regression answer the same held-out questions.
-    Answers are generated in fp32, as the package serves them.
+    Answers are those of fp32, as the package serves them.
 
     Parameters
     ----------
@@ -86,7 +87,8 @@ def evaluate_model(
 
     def ask_here(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
         loaded = load(which, folder, model, target=target, work_dir=work_dir)
-        return answer(loaded, model, questions, batch_size=config.batch_size, progress=progress)
+        precision = precision_for(config, model.parameters)
+        return answer(loaded, model, questions, batch_size=config.batch_size, precision=precision, progress=progress)
 
     ask = ask or ask_here
     progress(0.0, "loading the model")
@@ -172,6 +174,16 @@ def load(which: Which, folder: Path, model: ModelRef, *, target: Target, work_di
     return network.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
+def precision_for(config: EvaluationConfig, parameters: int) -> Precision:
+    """Return the arithmetic in which this machine answers with a model of so many parameters."""
+    if config.precision != "auto":
+        return config.precision
+    from tasks.training.choices import choose_precision
+
+    large = parameters >= SMALL_PARAMETERS
+    return "bf16" if large and choose_precision("auto")[0] == "bf16" else "fp32"
+
+
 def load_tokenizer(folder: Path) -> Any:
     """Return the tokenizer of a model's artifact, which is also its base's."""
     from transformers import T5Tokenizer
@@ -185,6 +197,7 @@ def answer(
     questions: Sequence[str],
     *,
     batch_size: int,
+    precision: Precision = "fp32",
     progress: Progress = quiet,
 ) -> list[Answered]:
     """Return the answers of what :func:`load` gave, in the order of the questions."""
@@ -197,6 +210,7 @@ def answer(
         max_source_tokens=model.max_source_tokens,
         max_target_tokens=model.max_target_tokens,
         batch_size=batch_size,
+        precision=precision,
         progress=progress,
     )
 

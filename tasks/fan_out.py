@@ -133,10 +133,7 @@ def _ask(
         parts=PARTS_PER_WORKER * pool.count,
     )
     same = versions()
-    parts = [
-        EvaluationPart(which, tuple(questions[index] for index in part), model, config.batch_size, run, same)
-        for part in cut
-    ]
+    parts = [EvaluationPart(which, tuple(questions[index] for index in part), model, config, run, same) for part in cut]
     answers = [Answered("", 0.0)] * len(questions)
     done = 0
     for number, given in pool.run(answer_part, parts, label=f"answer {which}"):

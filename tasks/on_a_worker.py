@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from askline.config import EvaluationConfig
 from askline.errors import ArtifactError, WorkersError
 from askline.records import ModelRef, Run
 from tasks.artifacts import store_of
@@ -20,7 +21,7 @@ from tasks.batch.engine import BatchAnswer, PackagedEngine
 from tasks.batch.package import Deployed
 from tasks.batch_answer import open_engine
 from tasks.connect import prepare_environment
-from tasks.evaluate import Which, answer, load
+from tasks.evaluate import Which, answer, load, precision_for
 from tasks.evaluation.answers import Answered
 
 #: What has a say in an answer, and so must be the same on every machine. A build of torch for CUDA counts as the same
@@ -35,7 +36,7 @@ class EvaluationPart:
     which: Which
     questions: tuple[str, ...]
     model: ModelRef
-    batch_size: int
+    config: EvaluationConfig
     run: Run
     versions: dict[str, str]
     """What :func:`versions` says where the evaluation runs."""
@@ -76,7 +77,8 @@ def answer_evaluation(part: EvaluationPart) -> list[Answered]:
             folder = _model_folder(part, run)
             work_dir = run.state_dir / "work"
             _loaded = wanted, load(part.which, folder, part.model, target=run.target, work_dir=work_dir)
-        return answer(_loaded[1], part.model, part.questions, batch_size=part.batch_size)
+        precision = precision_for(part.config, part.model.parameters)
+        return answer(_loaded[1], part.model, part.questions, batch_size=part.config.batch_size, precision=precision)
 
 
 def answer_batch(part: BatchPart) -> list[BatchAnswer]:

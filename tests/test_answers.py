@@ -1,11 +1,14 @@
 """Batched answers: the tokens of ``generate``, whoever shares the batch, with rows that leave early."""
 
+import logging
 import random
 from typing import Any
 
 import pytest
+import torch
 
 from tasks.activation import one_kernel_gelu
+from tasks.evaluation import answers
 from tasks.evaluation.answers import answer_questions, answer_with_confidence
 from tasks.prompting import format_prompt
 
@@ -16,7 +19,6 @@ WORDS = ["who", "what", "when", "where", "paris", "london", "curie", "born", "di
 @pytest.fixture(scope="module")
 def network() -> tuple[Any, Any]:
     """A T5 with random weights whose answers end after different numbers of tokens."""
-    import torch
     from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
 
     pieces = ["▁q", ":", "▁a", *(f"▁{word}" for word in WORDS)]
@@ -53,8 +55,6 @@ def ask(network: tuple[Any, Any], asked: list[str], **options: Any) -> list[Any]
 
 
 def test_the_answers_are_those_of_generate_one_by_one(network: tuple[Any, Any]) -> None:
-    import torch
-
     model, tokenizer = network
     asked = questions(40)
     lengths = set()
@@ -78,13 +78,33 @@ def test_the_answers_are_those_of_generate_one_by_one(network: tuple[Any, Any]) 
 
 def test_neither_the_order_nor_the_batch_matters(network: tuple[Any, Any]) -> None:
     asked = questions(40)
-    answers = ask(network, asked)
+    given = ask(network, asked)
     for batch_size in (1, 7, 64):
-        assert [a.text for a in ask(network, asked, batch_size=batch_size)] == [a.text for a in answers]
+        assert [a.text for a in ask(network, asked, batch_size=batch_size)] == [a.text for a in given]
     turned = ask(network, asked[::-1])[::-1]
-    assert [answer.text for answer in turned] == [answer.text for answer in answers]
-    for one, other in zip(turned, answers, strict=True):
+    assert [answer.text for answer in turned] == [answer.text for answer in given]
+    for one, other in zip(turned, given, strict=True):
         assert one.confidence == pytest.approx(other.confidence, rel=1e-4)
+
+
+def test_bf16_gives_the_answers_of_fp32_since_unsure_ones_are_asked_for_again(
+    network: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = questions(600)
+    wanted = ask(network, asked)
+    told: list[float] = []
+    with caplog.at_level(logging.INFO, logger="askline.evaluate"):
+        found = ask(network, asked, precision="bf16", progress=lambda share, message="": told.append(share))
+    assert [answer.text for answer in found] == [answer.text for answer in wanted]
+    assert told == sorted(told)
+    assert told[-1] == 1.0
+    in_fp32 = int(caplog.messages[-1].split(";")[1].split()[0])
+    assert answers.COMPARED < in_fp32 <= 600, "random weights are sure of little"
+    monkeypatch.setattr(answers, "SURE", 0.0)
+    rough = ask(network, asked, precision="bf16")
+    assert [answer.text for answer in rough] != [answer.text for answer in wanted], "there was nothing to be mended"
+    assert ask(network, [], precision="bf16") == []
+    assert network[0].dtype == torch.float32
 
 
 def test_an_answer_stops_at_the_limit_and_nothing_is_asked_of_nobody(network: tuple[Any, Any]) -> None:
@@ -104,8 +124,6 @@ def test_progress_ends_at_one(network: tuple[Any, Any]) -> None:
 
 
 def test_one_kernel_computes_the_same_activation_and_puts_the_old_one_back(network: tuple[Any, Any]) -> None:
-    import torch
-
     model, _ = network
     ids = torch.tensor([[5, 6, 7, 1]])
     before = [module.act for module in model.modules() if hasattr(module, "act")]

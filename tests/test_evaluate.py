@@ -13,7 +13,7 @@ from askline.config import EvaluationConfig, TrainingConfig
 from askline.errors import ArtifactError, DatasetError, TrainingError
 from askline.records import DatasetRef, ModelRef, Scores
 from askline.store import ArtifactStore
-from tasks.evaluate import evaluate_model
+from tasks.evaluate import evaluate_model, precision_for
 from tasks.evaluation.answers import answer_questions, answer_with_confidence
 from tasks.evaluation.baselines import MAX_CLASSES, logistic_regression, nearest_question, why_no_classifier
 from tasks.evaluation.scoring import score
@@ -225,6 +225,18 @@ def test_the_confidence_is_that_of_the_finished_answer(model: ModelRef, scores: 
         assert line["confidence"] == pytest.approx(expected, abs=1e-3)
 
 
+def test_bf16_is_chosen_for_large_models_on_machines_that_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.training import choices
+
+    auto, always = EvaluationConfig(precision="auto"), EvaluationConfig(precision="bf16")
+    assert EvaluationConfig().precision == "fp32"
+    assert precision_for(always, 1000) == "bf16"
+    for machine, expected in (("bf16", "bf16"), ("fp16", "fp32"), ("fp32", "fp32")):
+        monkeypatch.setattr(choices, "choose_precision", lambda wanted, found=machine: (found, "it is so"))
+        assert precision_for(auto, 250_000_000) == expected
+        assert precision_for(auto, 1_000_000) == "fp32"
+
+
 @pytest.mark.slow
 def test_listening_to_the_confidence_changes_no_answer(model: ModelRef, store: ArtifactStore) -> None:
     network, tokenizer = loaded(model, store)
@@ -242,6 +254,10 @@ def test_listening_to_the_confidence_changes_no_answer(model: ModelRef, store: A
         assert [answer.text for answer in answered] == answer_questions(
             network, tokenizer, questions, batch_size=64, **options
         )
+        quicker = answer_with_confidence(network, tokenizer, questions, batch_size=8, precision="bf16", **options)
+        for one, other in zip(quicker, answered, strict=True):
+            assert one.text == other.text
+            assert one.confidence == pytest.approx(other.confidence, abs=0.02)
         # Cut off before its end mark, an answer has the confidence of what is there.
         assert all(0 < answer.confidence <= 1 for answer in answered)
 

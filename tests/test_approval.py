@@ -37,7 +37,10 @@ from prefect.states import Completed
 
 from askline.config import EvaluationConfig
 from askline.records import Gate, Run, Scores, Target
+from tasks import run as looking
 from tasks.run import ask_a_person
+
+looking.POLL_SECONDS = float(sys.argv[5])
 
 
 @flow(name=sys.argv[1])
@@ -92,17 +95,21 @@ def test_a_yes_a_no_and_no_answer(cloud_with_prefect: Target, tmp_path: Path) ->
     script.write_text(FLOW)
     environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
-    hours = {"approve-yes": "1", "approve-no": "1", "approve-nobody": "0.004"}
+    # The last one looks for an answer when its time is over, and not before.
+    hours = {"approve-yes": "1", "approve-no": "1", "approve-nobody": "0.004", "approve-late": "0.008"}
     running = [
         subprocess.Popen(
-            [sys.executable, str(script), name, str(tmp_path), patience, SCORES.model_dump_json()],
+            [
+                *(sys.executable, str(script), name, str(tmp_path), patience, SCORES.model_dump_json()),
+                "3600" if name == "approve-late" else "1",
+            ],
             cwd=tmp_path,
             env=environment,
         )
         for name, patience in hours.items()
     ]
     try:
-        for name, answer in (("approve-yes", "yes"), ("approve-no", "no")):
+        for name, answer in (("approve-late", "yes"), ("approve-yes", "yes"), ("approve-no", "no")):
             paused = wait_for(api, name, "PAUSED")
             resume = f"{api}/flow_runs/{paused['id']}/resume"
             keys = paused["state"]["state_details"]["run_input_keyset"]
@@ -120,6 +127,7 @@ def test_a_yes_a_no_and_no_answer(cloud_with_prefect: Target, tmp_path: Path) ->
         "approve-yes": ("COMPLETED", "Published"),
         "approve-no": ("COMPLETED", "NotPromoted"),
         "approve-nobody": ("COMPLETED", "NotPromoted"),
+        "approve-late": ("COMPLETED", "Published"),
     }, {name: run["state"]["message"] for name, run in ended.items()}
     assert ended["approve-no"]["state"]["message"] == "not approved: I say no"
     assert "nobody answered" in ended["approve-nobody"]["state"]["message"]

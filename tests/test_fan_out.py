@@ -376,7 +376,7 @@ def test_an_error_of_a_part_is_the_runs_error_and_a_retryable_one_is_tried_again
 ) -> None:
     run = a_run(state, scheduler=scheduler)
     lost = model.model_copy(update={"sha256": "0" * 64})
-    part = on_a_worker.EvaluationPart("tuned", ("Who?",), lost, 4, run, on_a_worker.versions())
+    part = on_a_worker.EvaluationPart("tuned", ("Who?",), lost, CONFIG, run, on_a_worker.versions())
     with (
         fan_out.workers(run.fan_out, run) as pool,
         pytest.raises(WorkersError, match=r"does not find the model 000000000000: .* --artifact-store"),
@@ -413,7 +413,7 @@ def test_nobody_at_the_address_and_nobody_who_works(
 @pytest.fixture
 def part(model: ModelRef, state: Path) -> on_a_worker.EvaluationPart:
     questions = tuple(question for question, _, _ in HELD_OUT[:3])
-    return on_a_worker.EvaluationPart("tuned", questions, model, 4, a_run(state), on_a_worker.versions())
+    return on_a_worker.EvaluationPart("tuned", questions, model, CONFIG, a_run(state), on_a_worker.versions())
 
 
 @pytest.mark.slow

@@ -135,8 +135,9 @@ class Running:
 def make_checkpoint(folder: Path, size: str) -> dict[str, int]:
     """Write a Flan-T5 with random weights and a vocabulary of the same size; return the weights each token reads."""
     import torch
-    from transformers import T5Config, T5ForConditionalGeneration, T5Tokenizer
+    from transformers import T5Config, T5Tokenizer
 
+    from benchmarks.training_ways import empty
     from tasks.training.export import export
 
     width, heads, layers, inner = SIZES[size]
@@ -162,11 +163,9 @@ def make_checkpoint(folder: Path, size: str) -> dict[str, int]:
         dropout_rate=0.0,
         tie_word_embeddings=False,
     )
-    model = T5ForConditionalGeneration(config)
-    # transformers 5 ties the two matrices whatever the configuration says; Flan-T5's are two.
-    model.lm_head.weight = torch.nn.Parameter(torch.randn(VOCABULARY, width) * 0.05)
+    model = empty(config)
+    model.lm_head.weight.data *= 0.05
     model.lm_head.weight.data[tokenizer.eos_token_id] = 0.0
-    model.config.tie_word_embeddings = False
     export(model, tokenizer, folder, pieces=None, max_target_tokens=64)
     about = {"prompt": PROMPT, "max_source_tokens": 128, "max_target_tokens": 64, "versions": {}}
     (folder / contents.MANIFEST).write_text(json.dumps(about), encoding="utf-8")

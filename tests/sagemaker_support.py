@@ -211,8 +211,21 @@ class SageMaker:
         return json.loads(answer["Body"].read())
 
 
-ECHO = """
-import json, os, pathlib, tempfile, time
+#: For an archive's code: says that a call has begun, and keeps it until the file is there.
+HOLD = """
+import pathlib, time
+
+def hold(path):
+    held = pathlib.Path(path)
+    held.with_suffix(".begun").touch()
+    until = time.monotonic() + 60
+    while not held.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+"""
+ECHO = (
+    HOLD
+    + """
+import json, os, tempfile
 def model_fn(model_dir):
     return {"dir": model_dir, "word": pathlib.Path(model_dir, "word.txt").read_text()}
 def predict_fn(data, model):
@@ -230,14 +243,11 @@ def predict_fn(data, model):
         return "x" * data["big"]
     time.sleep(data.get("sleep", 0))
     if data.get("hold"):
-        held = pathlib.Path(data["hold"])
-        held.with_suffix(".begun").touch()
-        until = time.monotonic() + 60
-        while not held.exists() and time.monotonic() < until:
-            time.sleep(0.05)
+        hold(data["hold"])
     return {"word": model["word"], "pid": os.getpid(), "env": os.environ.get("WORD"), "home": os.environ["HOME"],
             "tmp": tempfile.gettempdir(), "got": data}
 """
+)
 
 
 def echo(word: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ import httpx
 import psutil
 import pytest
 from conftest import REPOSITORY, local_cloud
+from sagemaker_support import HOLD
 
 from askline.clients import aws_client
 from askline.records import ApiRef, Target
@@ -32,8 +33,10 @@ from tasks.aws.api_call import call_api
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 #: Does what the question says; answers in the form of the packages otherwise.
-OBEDIENT = """
-import json, os, pathlib, time
+OBEDIENT = (
+    HOLD
+    + """
+import json, os
 
 def model_fn(model_dir):
     slow = os.environ.get("SLOW")
@@ -54,11 +57,7 @@ def predict_fn(data, word):
     if text.startswith("sleep "):
         time.sleep(float(text.split()[1]))
     if text.startswith("hold "):
-        held = pathlib.Path(text.removeprefix("hold "))
-        held.with_suffix(".begun").touch()
-        until = time.monotonic() + 60
-        while not held.exists() and time.monotonic() < until:
-            time.sleep(0.05)
+        hold(text.removeprefix("hold "))
     if text == "garbage":
         return None
     if text == "another form":
@@ -68,6 +67,7 @@ def predict_fn(data, word):
 def output_fn(prediction, accept):
     return "<html>no JSON" if prediction is None else json.dumps(prediction)
 """
+)
 
 
 class Api:

@@ -228,7 +228,6 @@ print(fine_tune(training, dataset, store=store, target=target, work_dir=here / "
 
 @pytest.mark.slow
 def test_a_training_whose_machine_dies_goes_on_on_the_other_one(apis, server, tmp_path):
-
     from deployments.automations import ensure, mark_dead_runs, start_again
 
     questions = tmp_path / "questions.csv"

@@ -67,11 +67,10 @@ class TrainingRun:
                 await self._container.kill()
             raise
         except (TrainingFilesError, ArchiveError) as error:
-            self._fail(str(error))
+            await self._fail(str(error))
         except Exception as error:
             log.exception("%s: the training job failed inside the embedded SageMaker", self._name)
-            self._fail(f"InternalServerError: the embedded SageMaker failed with {type(error).__name__}: {error}")
-        await asyncio.to_thread(remove_tree, self._folder)
+            await self._fail(f"InternalServerError: the embedded SageMaker failed with {type(error).__name__}: {error}")
 
     async def _once(self) -> Ending | None:
         record = self._record
@@ -140,7 +139,7 @@ class TrainingRun:
     async def _finish(self, ml: Path, code: int, ending: Ending | None) -> None:
         if ending is None and code != 0:
             said = failure_of(ml) or await asyncio.to_thread(_last_lines, self._log_file)
-            self._fail(f"AlgorithmError: {said}, exit code: {code}")
+            await self._fail(f"AlgorithmError: {said}, exit code: {code}")
             return
         status = "InProgress" if ending is None else "Stopping"
         self._moved(status, "Uploading", "Uploading generated training model")
@@ -150,20 +149,25 @@ class TrainingRun:
         members = {"ModelArtifacts": {"S3ModelArtifacts": f"{place}/model.tar.gz"}} if model or ending is None else {}
         match ending:
             case None:
-                self._moved("Completed", "Completed", "Training job completed", **members)
+                await self._ended("Completed", "Completed", "Training job completed", **members)
             case "runtime":
-                self._moved("Stopped", "MaxRuntimeExceeded", "The job exceeded MaxRuntimeInSeconds.", **members)
+                await self._ended("Stopped", "MaxRuntimeExceeded", "The job exceeded MaxRuntimeInSeconds.", **members)
             case "wait":
-                self._moved("Stopped", "MaxWaitTimeExceeded", "The job exceeded MaxWaitTimeInSeconds.", **members)
+                await self._ended("Stopped", "MaxWaitTimeExceeded", "The job exceeded MaxWaitTimeInSeconds.", **members)
             case _:
-                self._moved("Stopped", "Stopped", "Training job stopped", **members)
+                await self._ended("Stopped", "Stopped", "Training job stopped", **members)
 
     @property
     def _output(self) -> str:
         return str(self._record["OutputDataConfig"]["S3OutputPath"])
 
-    def _fail(self, reason: str) -> None:
-        self._moved("Failed", "Failed", "Training job failed", FailureReason=reason[:_MAX_FAILURE_REASON])
+    async def _fail(self, reason: str) -> None:
+        await self._ended("Failed", "Failed", "Training job failed", FailureReason=reason[:_MAX_FAILURE_REASON])
+
+    async def _ended(self, status: str, secondary: str, message: str, **members: Any) -> None:
+        """Clear the instance away and only then say that the job has ended: nothing of it is left for who reads that."""
+        await asyncio.to_thread(remove_tree, self._folder)
+        self._moved(status, secondary, message, **members)
 
     async def _sync(self, checkpoints: Checkpoints | None, shipper: LogShipper) -> None:
         while True:

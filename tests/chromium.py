@@ -30,7 +30,7 @@ _FLAGS = (
     "--remote-debugging-port=0",
 )
 _KEYS = {"Enter": ("\r", 13), "Tab": ("", 9), " ": (" ", 32), "Escape": ("", 27)}
-_SECONDS = 30.0
+_SECONDS = 90.0
 
 
 class Page:

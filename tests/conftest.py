@@ -3,6 +3,7 @@
 import contextlib
 import inspect
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -53,6 +54,10 @@ os.environ.update(
         "no_proxy": "127.0.0.1,localhost,::1",
     }
 )
+
+# A shell without job control has what runs in its background ignore Ctrl-C, and so all that is started from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[1]
 

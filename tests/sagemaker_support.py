@@ -141,7 +141,7 @@ class SageMaker:
         containers = self.containers()
         self.process.terminate()
         self.process.wait(20)
-        _gone, alive = psutil.wait_procs(containers, timeout=10)
+        _gone, alive = psutil.wait_procs(containers, timeout=60)
         assert not alive
 
     def containers(self) -> list[psutil.Process]:
@@ -155,7 +155,7 @@ class SageMaker:
     def kill_container(self, endpoint: str) -> None:
         container = self.container(endpoint)
         container.kill()
-        psutil.wait_procs([container], timeout=10)
+        psutil.wait_procs([container], timeout=60)
 
     def model(self, name: str, url: str, **environment: str) -> None:
         container = {"Image": IMAGE, "ModelDataUrl": url, "Environment": environment}
@@ -254,7 +254,7 @@ def echo(word: str) -> dict[str, str]:
     return {"code/inference.py": ECHO, "word.txt": word}
 
 
-def eventually(look: Callable[[], Any], seconds: float = 40) -> Any:
+def eventually(look: Callable[[], Any], seconds: float = 120) -> Any:
     """Return what ``look`` returns as soon as that is true."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

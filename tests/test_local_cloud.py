@@ -36,7 +36,7 @@ ONLY_MINISTACK = ("--without", "sagemaker", "--without", "hub", "--without", "pr
 ONLY_HUB = ("--without", "ministack", "--without", "sagemaker", "--without", "prefect")
 
 
-def until(condition: Callable[[], Any], seconds: float = 20) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 120) -> Any:
     """Return the condition's value as soon as it is true."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -211,7 +211,7 @@ def test_the_model_server_serves_the_archive(
             if connection.status == psutil.CONN_LISTEN
         }
         assert listening <= {"127.0.0.1", "::ffff:127.0.0.1"}
-    psutil.wait_procs(processes, timeout=10)
+    psutil.wait_procs(processes, timeout=60)
     assert not [process for process in processes if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
     assert sha256_of_folder(model) == before, "a container's model folder may be read-only"
 

@@ -52,7 +52,7 @@ class Server:
             return 0
 
     def wait(self, *statuses: int) -> int:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             assert self.process.poll() is None, self.log.read_text()
             if (status := self.ping()) in statuses:
@@ -262,7 +262,7 @@ def predict_fn(data, model):
 
 
 def _wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} was not written"
         time.sleep(0.01)

@@ -100,7 +100,7 @@ def request(aws: Aws, name: str, *, spot: bool = False, runtime: int = 300, **hy
     return asked
 
 
-def ended(sagemaker: SageMaker, name: str, seconds: float = 40) -> dict[str, Any]:
+def ended(sagemaker: SageMaker, name: str, seconds: float = 120) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         found: dict[str, Any] = sagemaker.api.describe_training_job(TrainingJobName=name)
         return found if found["TrainingJobStatus"] in ("Completed", "Failed", "Stopped") else None
@@ -110,7 +110,7 @@ def ended(sagemaker: SageMaker, name: str, seconds: float = 40) -> dict[str, Any
 
 def training(sagemaker: SageMaker, aws: Aws, name: str) -> None:
     """Wait until a job has put its first checkpoint into S3."""
-    eventually(lambda: aws.keys(f"checkpoints/{name}/count"), 30)
+    eventually(lambda: aws.keys(f"checkpoints/{name}/count"))
 
 
 def history(job: dict[str, Any]) -> list[str]:
@@ -240,7 +240,7 @@ def test_jobs_survive_a_killed_server_and_nothing_of_them_does(aws: Aws, tmp_pat
         assert len(left_behind()) == 1
         inside = server.containers()
         server.kill()
-        _gone, alive = psutil.wait_procs(inside, timeout=10)
+        _gone, alive = psutil.wait_procs(inside, timeout=60)
         assert not alive
         eventually(lambda: not left_behind())
         server.start()

@@ -171,7 +171,7 @@ def test_a_run_whose_process_was_killed_is_marked_as_crashed(prefect, tmp_path):
         (run,) = wait_for(lambda: runs("Running"), "a run under way")
         wait_for(lambda: heard(run), "its heartbeat")
         process.kill()
-        process.wait(timeout=10)
+        process.wait(timeout=60)
         (run,) = wait_for(lambda: runs("Crashed"), "a run marked as crashed")
         assert "No heartbeat" in run["state"]["message"]
     finally:

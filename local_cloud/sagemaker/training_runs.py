@@ -165,7 +165,7 @@ class TrainingRun:
         await self._ended("Failed", "Failed", "Training job failed", FailureReason=reason[:_MAX_FAILURE_REASON])
 
     async def _ended(self, status: str, secondary: str, message: str, **members: Any) -> None:
-        """Clear the instance away and only then say that the job has ended: nothing of it is left for who reads that."""
+        """Clear the instance away, and only then say that the job has ended: who reads that finds nothing left."""
         await asyncio.to_thread(remove_tree, self._folder)
         self._moved(status, secondary, message, **members)
 

@@ -84,6 +84,10 @@ class Aws:
         other = json.loads(json.dumps(TRUST).replace("sagemaker", "lambda"))
         self.untrusted = iam.create_role(RoleName="other", AssumeRolePolicyDocument=json.dumps(other))["Role"]["Arn"]
 
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(60)
+
     def upload(self, key: str, members: dict[str, str], *, damage: Callable[[bytes], bytes] | None = None) -> str:
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w:gz") as tar:

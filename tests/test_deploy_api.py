@@ -1,19 +1,17 @@
-import http.server
 import json
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from runtime_support import Reply, answering, runtime_behind
 
 from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.records import ApiRef, Target
-from tasks import registry
 from tasks.aws import cloudformation
 from tasks.aws.api_call import call_api, dialable
 from tasks.aws.api_stack import read_template, resolve_auth, stage_template
@@ -25,67 +23,34 @@ CONFIG = ApiConfig(stack_name="askline-api-test", cold_wait_seconds=1)
 AWS = Target(kind="aws", region="eu-central-1")
 
 
-def sagemaker_error(status: int, code: str, **more: Any) -> tuple[int, dict[str, str], bytes]:
+def sagemaker_error(status: int, code: str, **more: Any) -> Reply:
     body = {"Message": "Endpoint of account 123456789012", **more}
     return status, {"x-amzn-ErrorType": code}, json.dumps(body).encode()
 
 
-class FakeRuntime(http.server.BaseHTTPRequestHandler):
-    """The SageMaker runtime's one route; what an endpoint does is in its name."""
-
-    replies: dict[str, tuple[int, dict[str, str], bytes]] = {  # noqa: RUF012 - never changed
-        "api-test-failing": sagemaker_error(424, "ModelError", OriginalStatusCode=400, OriginalMessage="boom"),
-        "api-test-throttled": sagemaker_error(429, "ThrottlingException"),
-        "api-test-cold": sagemaker_error(429, "ModelNotReadyException"),
-        "api-test-down": sagemaker_error(503, "ServiceUnavailable"),
-        "api-test-missing": sagemaker_error(400, "ValidationError"),
-        "api-test-garbage": (200, {}, b"<html>"),
-    }
-
-    def do_POST(self) -> None:
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        mlkey = self.path.removeprefix("/endpoints/serv-hf-endpoint-").removesuffix("/invocations")
-        if mlkey == "api-test-slow":
-            time.sleep(3)
-        answer = {"answers": [{"answer": f"ü: {request['inputs']}", "confidence": 0.5}], "model_version": "m-1"}
-        status, headers, body = self.replies.get(mlkey, (200, {}, json.dumps(answer).encode()))
-        self.send_response(status)
-        for name, value in {**headers, "Content-Type": "application/json", "Content-Length": str(len(body))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+REPLIES: dict[str, Reply] = {
+    "api-test-failing": sagemaker_error(424, "ModelError", OriginalStatusCode=400, OriginalMessage="boom"),
+    "api-test-throttled": sagemaker_error(429, "ThrottlingException"),
+    "api-test-cold": sagemaker_error(429, "ModelNotReadyException"),
+    "api-test-down": sagemaker_error(503, "ServiceUnavailable"),
+    "api-test-missing": sagemaker_error(400, "ValidationError"),
+    "api-test-garbage": (200, {}, b"<html>"),
+}
+MLKEYS = ("api-test-good", "api-test-slow", *REPLIES)
 
 
-MLKEYS = ("api-test-good", "api-test-slow", *FakeRuntime.replies)
+def reply(mlkey: str, request: dict[str, Any]) -> Reply:
+    """Do what the endpoint's name says."""
+    if mlkey == "api-test-slow":
+        time.sleep(3)
+    return REPLIES.get(mlkey) or answering(f"ü: {request['inputs']}")
 
 
 @pytest.fixture(scope="module")
 def target(cloud: Target) -> Iterator[Target]:
     """The embedded cloud with our runtime, a bucket, and an MLKey for each thing that an endpoint can do."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRuntime)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    endpoints = {**cloud.endpoints, "sagemaker-runtime": f"http://127.0.0.1:{server.server_port}"}
-    target = cloud.model_copy(update={"endpoints": endpoints})
-    aws_client(target, "s3").create_bucket(Bucket=BUCKET)
-    for mlkey in MLKEYS:
-        registry.promote(
-            mlkey,
-            endpoint=f"serv-hf-endpoint-{mlkey}",
-            model_version="m-0",
-            archive_sha256="0" * 64,
-            dataset="d",
-            exact_match=0.5,
-            run_id="r",
-            target=target,
-        )
-    yield target
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with runtime_behind(cloud, *MLKEYS, bucket=BUCKET, reply=reply) as target:
+        yield target
 
 
 @pytest.fixture(scope="module")

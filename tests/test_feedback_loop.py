@@ -1,19 +1,17 @@
 """The whole loop on the embedded cloud: a question asked on the deployed page, its verdict, and the row it becomes."""
 
-import http.server
 import json
-import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import chromium
 import pytest
+from runtime_support import answering, runtime_behind
 
 from askline.clients import aws_client
 from askline.config import ApiConfig, QuestionLogConfig
 from askline.records import ApiRef, Target
-from tasks import registry
 from tasks.collect_feedback import collect_feedback, find_log
 from tasks.deploy_api import deploy_api
 
@@ -25,47 +23,14 @@ pytestmark = [
 NAME = f"loop-{uuid.uuid4().hex[:8]}"
 
 
-class Model(http.server.BaseHTTPRequestHandler):
-    """An endpoint that always answers the same."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        body = json.dumps({"answers": [{"answer": "maths", "confidence": 0.9}], "model_version": "m-1"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def target(cloud: Target) -> Iterator[Target]:
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    runtime = f"http://127.0.0.1:{server.server_port}"
-    yield cloud.model_copy(update={"endpoints": {**cloud.endpoints, "sagemaker-runtime": runtime}})
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with runtime_behind(cloud, NAME, bucket=NAME, reply=lambda mlkey, request: answering("maths")) as target:
+        yield target
 
 
 @pytest.fixture(scope="module")
 def api(target: Target) -> ApiRef:
-    aws_client(target, "s3").create_bucket(Bucket=NAME)
-    registry.promote(
-        NAME,
-        endpoint=f"serv-hf-endpoint-{NAME}",
-        model_version="m-0",
-        archive_sha256="0" * 64,
-        dataset="d",
-        exact_match=0.5,
-        run_id="r",
-        target=target,
-    )
     config = ApiConfig(stack_name=NAME, question_log=QuestionLogConfig(enabled=True))
     return deploy_api(config, bucket=NAME, prefix="api", target=target, tags={})
 

@@ -357,7 +357,7 @@ NEEDED: dict[str, tuple[str, ...]] = {
 #: What CloudFormation, API Gateway and SageMaker do in the caller's name or the role's, and the embedded cloud does not
 #: hold against the policies: preflight does, by IAM's own simulation.
 BY_SIMULATION = (
-    *("ListBucket", "WriteLog", "PullImage", "SignInToImages", "CountCalls"),
+    *("ListBucket", "WriteLog", "PullImage", "SignInToImages", "PutMetrics"),
     *("ApiRole", "ApiPassRole", "ApiFunction", "ApiGateway", "ApiAccount", "ApiLogs", "ApiLogsLook", "ApiAccessLog"),
     *("ApiAlarms", "ApiAlarmsLook"),
 )

@@ -68,7 +68,7 @@ def test_the_endpoints_role_trains_with_what_it_lacks_for_it_and_no_statement_tw
     usual, training = execution_policy(scope()), execution_policy(scope(*SAGEMAKER))
     assert training.statements[: len(usual.statements)] == usual.statements
     added = [statement.sid for statement in training.statements[len(usual.statements) :]]
-    assert added == ["TrainRead", "TrainWrite", "TrainCheckpoints", "TrainPullImage", "TrainMetrics"]
+    assert added == ["TrainRead", "TrainWrite", "TrainCheckpoints", "TrainPullImage", "TrainPutMetrics"]
     elsewhere = execution_policy(scope(*SAGEMAKER, "--training.cluster.bucket", "for-training"))
     assert "TrainList" in [statement.sid for statement in elsewhere.statements]
 

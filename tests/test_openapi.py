@@ -1,6 +1,5 @@
 """The API's description of itself: valid, equal to the code, enough for a client, and kept to by the running API."""
 
-import http.server
 import json
 import os
 import subprocess
@@ -17,12 +16,11 @@ from http_support import serving
 from hypothesis.configuration import storage_directory
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
+from runtime_support import Reply, answering, runtime_behind
 
-from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.records import Target
 from lambda_handler import api, asking, body, feedback, fields, metrics, openapi, problem
-from tasks import registry
 from tasks.aws.api_call import dialable
 from tasks.deploy_api import deploy_api
 
@@ -186,43 +184,13 @@ def test_schemathesis_finds_no_violation(tmp_path: Path, capsys: pytest.CaptureF
 def deployed(cloud: Target) -> Iterator[str]:
     """The API on the embedded cloud's gateway, in front of a SageMaker runtime that answers whatever it is asked."""
 
-    class FakeRuntime(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            inputs = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["inputs"]
-            questions = inputs if isinstance(inputs, list) else [inputs]
-            answers = [{"answer": question, "confidence": 0.5} for question in questions]
-            body = json.dumps({"answers": answers, "model_version": "m-1"}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def reply(mlkey: str, request: dict[str, Any]) -> Reply:
+        inputs = request["inputs"]
+        return answering(*(inputs if isinstance(inputs, list) else [inputs]))
 
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), FakeRuntime)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    endpoints = {**cloud.endpoints, "sagemaker-runtime": f"http://127.0.0.1:{server.server_port}"}
-    target = cloud.model_copy(update={"endpoints": endpoints})
-    aws_client(target, "s3").create_bucket(Bucket="askline-test-openapi")
-    for mlkey in ("biography", "0"):
-        registry.promote(
-            mlkey,
-            endpoint=f"serv-hf-endpoint-{mlkey}",
-            model_version="m-0",
-            archive_sha256="0" * 64,
-            dataset="d",
-            exact_match=0.5,
-            run_id="r",
-            target=target,
-        )
-    config = ApiConfig(stack_name="askline-api-openapi")
-    yield deploy_api(config, bucket="askline-test-openapi", prefix="api", target=target, tags={}).url
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with runtime_behind(cloud, "biography", "0", bucket="askline-test-openapi", reply=reply) as target:
+        config = ApiConfig(stack_name="askline-api-openapi")
+        yield deploy_api(config, bucket="askline-test-openapi", prefix="api", target=target, tags={}).url
 
 
 @pytest.mark.slow

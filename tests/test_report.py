@@ -5,19 +5,15 @@ import shlex
 from pathlib import Path
 
 import pytest
+from report_records import API, ENDPOINT, PACKAGE, smoke
 
 from askline.config import PipelineConfig
 from askline.records import (
-    ApiRef,
     DatasetRef,
-    EndpointRef,
     Gate,
     ModelRef,
-    PackageRef,
     Run,
     Scores,
-    SmokeAnswer,
-    SmokeRef,
     SourceRef,
     SplitScores,
     Target,
@@ -56,29 +52,6 @@ MODEL = ModelRef(
     max_target_tokens=64,
 )
 SOME = SplitScores(questions=2, exact_match=0.5, token_f1=0.625, rouge_l=0.6)
-API = ApiRef(url="http://x.localhost:1/default/", stack_name="s", stack_id="i", auth="none", action="created")
-ENDPOINT = EndpointRef(
-    name="serv-hf-endpoint-biography",
-    arn="arn",
-    mlkey="biography",
-    model_name="m",
-    config_name="c",
-    image="i",
-    memory_mb=3072,
-    max_concurrency=5,
-    action="created",
-    seconds=1.0,
-)
-SMOKE = SmokeRef(
-    asked=1,
-    agreed=1,
-    answers=(SmokeAnswer(question=QUESTION, expected="A", evaluated="A", answered="A", seconds=0.1),),
-    api_checked=True,
-    cold_start_seconds=1.0,
-)
-PACKAGE = PackageRef(
-    sha256="f" * 64, archive_sha256="a" * 64, size=7_700_000, unpacked_size=1, model_sha256="e" * 64, members=("x",)
-)
 UPLOAD = UploadRef(bucket="b", key="k", uri="s3://b/k", archive_sha256="a" * 64, version_id=None, reused=False)
 
 
@@ -114,7 +87,7 @@ def found(tmp_path: Path) -> Findings:
 
 
 def promoted(found: Findings) -> Findings:
-    for record in (Gate(passed=True), PACKAGE, UPLOAD, ENDPOINT, API, SMOKE):
+    for record in (Gate(passed=True), PACKAGE, UPLOAD, ENDPOINT, API, smoke(QUESTION)):
         found.keep(record)
     return found
 
@@ -169,5 +142,5 @@ def test_sizes_are_in_decimal_units(count, text):
 
 
 def test_every_record_of_a_step_has_words():
-    for record in (DATASET, MODEL, API, ENDPOINT, SMOKE, PACKAGE, UPLOAD, Gate(passed=True)):
+    for record in (DATASET, MODEL, API, ENDPOINT, smoke(QUESTION), PACKAGE, UPLOAD, Gate(passed=True)):
         assert words(record) != type(record).__name__

@@ -10,24 +10,20 @@ from typing import Any
 
 import chromium
 import pytest
+from report_records import API, ENDPOINT, PACKAGE, smoke
 from tiny_datasets import write_dataset
 
 from askline.config import HubConfig, PipelineConfig
 from askline.records import (
-    ApiRef,
     ChampionRef,
     Comparison,
     DatasetRef,
-    EndpointRef,
     Gate,
     ModelRef,
-    PackageRef,
     Paired,
     PipelineReport,
     RunReport,
     Scores,
-    SmokeAnswer,
-    SmokeRef,
     SplitScores,
     Target,
 )
@@ -177,30 +173,13 @@ def store(tmp_path: Path) -> ArtifactStore:
 def reports(store: ArtifactStore, tmp_path: Path) -> dict[str, RunReport]:
     records = made(store)
     refused = Gate(passed=False, reasons=("not proven better than the champion",), comparison=compared(store))
-    smoke = SmokeRef(
-        asked=1,
-        agreed=1,
-        answers=(SmokeAnswer(question=NASTY, expected="A", evaluated="A", answered="A", seconds=0.1),),
-        api_checked=True,
-        cold_start_seconds=1,
-    )
-    endpoint = EndpointRef(
-        name="serv-hf-endpoint-biography",
-        arn="arn",
-        mlkey="biography",
-        model_name="m",
-        config_name="c",
-        image="i",
-        memory_mb=3072,
-        max_concurrency=5,
-        action="created",
-        seconds=1,
-    )
-    package = PackageRef(
-        sha256="f" * 64, archive_sha256="a" * 64, size=7_700_000, unpacked_size=1, model_sha256="e" * 64, members=("x",)
-    )
-    api = ApiRef(url="http://x.localhost:1/default/", stack_name="s", stack_id="i", auth="none", action="created")
-    deployed = {"gate": Gate(passed=True), "package": package, "endpoint": endpoint, "api": api, "smoke": smoke}
+    deployed = {
+        "gate": Gate(passed=True),
+        "package": PACKAGE,
+        "endpoint": ENDPOINT,
+        "api": API,
+        "smoke": smoke(NASTY),
+    }
     failed = {"dataset": records["dataset"], "error": f"there is no role: {NASTY}"}
     return {
         "Promoted": PipelineReport(**about("Promoted", tmp_path), **records, **deployed),

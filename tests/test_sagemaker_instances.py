@@ -33,8 +33,7 @@ CAPTURE = {
 def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     aws = Aws(tmp_path_factory.mktemp("aws"))
     yield aws
-    aws.process.terminate()
-    aws.process.wait(20)
+    aws.stop()
 
 
 @pytest.fixture(scope="module")

@@ -60,8 +60,7 @@ def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Aws]:
     aws.s3.put_object(Bucket=BUCKET, Key="code/train.py", Body=SCRIPT)
     aws.s3.put_object(Bucket=BUCKET, Key="dataset/deep/rows.txt", Body=b"rows")
     yield aws
-    aws.process.terminate()
-    aws.process.wait(20)
+    aws.stop()
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ _STEPS = {
     "WriteLog": "write the endpoint's log",
     "PullImage": "pull the container image",
     "SignInToImages": "sign in to the registry of container images",
-    "CountCalls": "count the endpoint's calls",
+    "PutMetrics": "count the endpoint's calls",
 }
 _WHY_ANY = {
     "SignInToImages": "signing in has no resource",
-    "CountCalls": "metrics have no resources; the condition names their namespace",
+    "PutMetrics": "metrics have no resources; the condition names their namespace",
 }
 
 

@@ -19,14 +19,14 @@ _STEPS = {
     "TrainCheckpoints": "keep checkpoints, and go on from them",
     "TrainList": "find code, dataset and base",
     "TrainListCheckpoints": "find checkpoints",
-    "TrainLog": "write the job's log",
+    "TrainWriteLog": "write the job's log",
     "TrainPullImage": "pull the training image",
     "TrainSignInToImages": "sign in to the registry of container images",
-    "TrainMetrics": "count what the job uses",
+    "TrainPutMetrics": "count what the job uses",
 }
 _WHY_ANY = {
     "TrainSignInToImages": "signing in has no resource",
-    "TrainMetrics": "metrics have no resources; the condition names their namespace",
+    "TrainPutMetrics": "metrics have no resources; the condition names their namespace",
 }
 
 

@@ -52,35 +52,56 @@ def permissions(
                 "Action": "s3:ListBucket",
                 "Resource": f"arn:{partition}:s3:::{bucket}",
             },
-            {
-                "Sid": "WriteLog",
-                "Effect": "Allow",
-                "Action": [
-                    "logs:CreateLogGroup",
-                    "logs:CreateLogStream",
-                    "logs:PutLogEvents",
-                    "logs:DescribeLogStreams",
-                ],
-                "Resource": f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/*",
-            },
-            {
-                "Sid": "PullImage",
-                "Effect": "Allow",
-                "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-                # The images belong to AWS's own accounts, one for each region.
-                "Resource": f"arn:{partition}:ecr:{region}:{repository}",
-            },
-            # These two actions know no resource.
-            {"Sid": "SignInToImages", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-            {
-                "Sid": "CountCalls",
-                "Effect": "Allow",
-                "Action": "cloudwatch:PutMetricData",
-                "Resource": "*",
-                "Condition": {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/Endpoints"}},
-            },
+            *container_statements(
+                "",
+                log_groups="/aws/sagemaker/*",
+                namespace="/aws/sagemaker/Endpoints",
+                image=f"arn:{partition}:ecr:{region}:{repository}",
+                logs=f"arn:{partition}:logs:{region}:{account}",
+            ),
         ],
     }
+
+
+def container_statements(sid: str, *, logs: str, log_groups: str, image: str, namespace: str) -> list[dict[str, Any]]:
+    """Return what every container of SageMaker needs: write its log, pull its image, count in CloudWatch.
+
+    Parameters
+    ----------
+    sid
+        What the statements' names begin with.
+    logs
+        The account's CloudWatch Logs: ``arn:aws:logs:us-east-1:123456789012``.
+    log_groups
+        Of which groups, as a pattern.
+    image
+        ARN of the repository. The images belong to AWS's own accounts, one for each region.
+    namespace
+        Of the metrics.
+    """
+    return [
+        {
+            "Sid": f"{sid}WriteLog",
+            "Effect": "Allow",
+            "Action": ["logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents", "logs:DescribeLogStreams"],
+            "Resource": f"{logs}:log-group:{log_groups}",
+        },
+        {
+            "Sid": f"{sid}PullImage",
+            "Effect": "Allow",
+            "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
+            "Resource": image,
+        },
+        # These two actions know no resource.
+        {"Sid": f"{sid}SignInToImages", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
+        {
+            "Sid": f"{sid}PutMetrics",
+            "Effect": "Allow",
+            "Action": "cloudwatch:PutMetricData",
+            "Resource": "*",
+            "Condition": {"StringEquals": {"cloudwatch:namespace": namespace}},
+        },
+    ]
 
 
 def ensure_local_role(upload: UploadRef, *, target: Target, tags: dict[str, str]) -> str:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from askline.records import Target
-from tasks.aws.execution_role import ensure_role
+from tasks.aws.execution_role import container_statements, ensure_role
 
 ROLE_NAME = "askline-sagemaker-training"
 
@@ -64,33 +64,13 @@ def permissions(
         "Version": "2012-10-17",
         "Statement": [
             *statements,
-            {
-                "Sid": "TrainLog",
-                "Effect": "Allow",
-                "Action": [
-                    "logs:CreateLogGroup",
-                    "logs:CreateLogStream",
-                    "logs:PutLogEvents",
-                    "logs:DescribeLogStreams",
-                ],
-                "Resource": f"arn:{partition}:logs:{region}:{account}:log-group:/aws/sagemaker/TrainingJobs*",
-            },
-            {
-                "Sid": "TrainPullImage",
-                "Effect": "Allow",
-                "Action": ["ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"],
-                # The images belong to AWS's own accounts, one for each region.
-                "Resource": f"arn:{partition}:ecr:{region}:{repository}",
-            },
-            # These two actions know no resource.
-            {"Sid": "TrainSignInToImages", "Effect": "Allow", "Action": "ecr:GetAuthorizationToken", "Resource": "*"},
-            {
-                "Sid": "TrainMetrics",
-                "Effect": "Allow",
-                "Action": "cloudwatch:PutMetricData",
-                "Resource": "*",
-                "Condition": {"StringEquals": {"cloudwatch:namespace": "/aws/sagemaker/TrainingJobs"}},
-            },
+            *container_statements(
+                "Train",
+                log_groups="/aws/sagemaker/TrainingJobs*",
+                namespace="/aws/sagemaker/TrainingJobs",
+                image=f"arn:{partition}:ecr:{region}:{repository}",
+                logs=f"arn:{partition}:logs:{region}:{account}",
+            ),
         ],
     }
 

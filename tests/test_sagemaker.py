@@ -480,7 +480,7 @@ def test_deleting_and_stopping_do_not_wait_for_a_cold_start(
 ) -> None:
     source = (
         "import os, time\ndef model_fn(d):\n"
-        "    if os.path.exists(os.environ['SLOW']):\n        time.sleep(60)\n    return str\n"
+        "    if os.path.exists(os.environ['SLOW']):\n        time.sleep(600)\n    return str\n"
     )
     slow = tmp_path / "slow"
     sagemaker = own("--cold-seconds", "0.5")
@@ -698,6 +698,16 @@ def test_a_lost_folder_is_fetched_again(own: Callable[..., SageMaker], url: str)
     remove_tree(sagemaker.state / "containers")
     sagemaker.start()
     assert sagemaker.ask("again", {})["word"] == "one"
+
+
+def test_a_folder_goes_while_somebody_else_deletes_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone(path: Path, mode: int) -> None:
+        raise FileNotFoundError(path)
+
+    (tmp_path / "job" / "deep").mkdir(parents=True)
+    monkeypatch.setattr(Path, "chmod", gone)
+    remove_tree(tmp_path / "job")
+    assert not (tmp_path / "job").exists()
 
 
 def test_a_leftover_container_is_ended_by_its_process_file(tmp_path: Path) -> None:

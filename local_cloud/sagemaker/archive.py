@@ -1,5 +1,6 @@
 """Fetches a model archive from S3 and unpacks it safely."""
 
+import contextlib
 import gzip
 import hashlib
 import logging
@@ -123,7 +124,8 @@ def _make_read_only(folder: Path) -> None:
 def remove_tree(folder: Path) -> None:
     """Delete a folder, read-only parts included; nothing happens if it is not there."""
     for root, _folders, _files in os.walk(folder):
-        Path(root).chmod(0o700)
+        with contextlib.suppress(OSError):  # somebody else may be deleting there; what stays is told below
+            Path(root).chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)
     if folder.exists():
         log.warning("%s could not be removed completely", folder)

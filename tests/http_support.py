@@ -1,4 +1,4 @@
-"""The handler behind a real HTTP server that makes of each request the event that a REST API's proxy makes."""
+"""Servers on loopback: the handler behind one that makes a REST API proxy's events, and one that replies as told."""
 
 import base64
 import contextlib
@@ -11,6 +11,46 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 #: What API Gateway adds in front of the path and takes away again.
 STAGE = "/default"
+
+#: Status, headers and body.
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@contextlib.contextmanager
+def _running(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    # Each connection has its thread, or a client that keeps one open would keep all others waiting.
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
+def replying(reply: Callable[[str, bytes], Reply]) -> Iterator[str]:
+    """Serve on loopback what ``reply(path, body)`` says, and yield the URL."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            status, headers, content = reply(self.path, body)
+            self.send_response(status)
+            for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_POST  # noqa: N815
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with _running(Handler) as url:
+        yield url
 
 
 @contextlib.contextmanager
@@ -66,14 +106,5 @@ def serving(handler: Callable[[Any], dict[str, Any]]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             pass
 
-    # Each connection has its thread, or a client that keeps one open would keep all others waiting.
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Gateway)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}{STAGE}/"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with _running(Gateway) as url:
+        yield f"{url}{STAGE}/"

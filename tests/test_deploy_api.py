@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from runtime_support import Reply, answering, runtime_behind
+from http_support import Reply
+from runtime_support import answering, runtime_behind
 
 from askline.clients import aws_client
 from askline.config import ApiConfig

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from api_support import PATH, Api, ParameterStore, Runtime, entry, rest_event
-from http_support import serving
+from http_support import Reply, serving
 from hypothesis.configuration import storage_directory
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
-from runtime_support import Reply, answering, runtime_behind
+from runtime_support import answering, runtime_behind
 
 from askline.config import ApiConfig
 from askline.records import Target

@@ -1,15 +1,12 @@
 """Asking the deployed endpoint and API what the evaluation asked."""
 
 import json
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from cloud_support import upload
+from http_support import Reply, replying
 from tiny_package import QUESTIONS, UNANSWERABLE, Tiny, package, tiny, write_scores  # noqa: F401
 
 from askline.config import ApiConfig, DeployConfig, SmokeConfig
@@ -33,54 +30,22 @@ ENDPOINT = EndpointRef(
     action="created",
     seconds=1,
 )
-#: Status, headers and body.
-Answer = tuple[int, dict[str, str], bytes]
-
-
-@contextmanager
-def server(answer: Callable[[str, bytes], Answer]) -> Iterator[str]:
-    """A server on loopback that answers what ``answer(path, body)`` says."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-            status, headers, content = answer(self.path, body)
-            self.send_response(status)
-            for name, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(name, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        do_GET = do_POST  # noqa: N815
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=running.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{running.server_port}"
-    finally:
-        running.shutdown()
-        running.server_close()
-        thread.join()
 
 
 def at(url: str) -> Target:
     return Target(kind="local", region="us-east-1", endpoints={"sagemaker-runtime": url})
 
 
-def says(text: str) -> Answer:
+def says(text: str) -> Reply:
     content = json.dumps({"answers": [{"answer": text, "confidence": 1.0}], "model_version": "v"}).encode()
     return 200, {"Content-Type": "application/json"}, content
 
 
-def refuses(code: str, status: int) -> Answer:
+def refuses(code: str, status: int) -> Reply:
     return status, {"x-amzn-ErrorType": code, "Content-Type": "application/json"}, b'{"Message": "not now"}'
 
 
-def knows(path: str, body: bytes) -> Answer:
+def knows(path: str, body: bytes) -> Reply:
     return says(QUESTIONS[json.loads(body)["inputs"]])
 
 
@@ -96,7 +61,7 @@ def scores(store: ArtifactStore) -> Scores:
 
 def test_the_questions_come_from_all_over_and_one_is_out_of_scope(store: ArtifactStore, scores: Scores) -> None:
     told: list[float] = []
-    with server(knows) as url:
+    with replying(knows) as url:
         smoke = smoke_invoke(
             SmokeConfig(questions=5),
             ENDPOINT,
@@ -117,10 +82,10 @@ def test_the_questions_come_from_all_over_and_one_is_out_of_scope(store: Artifac
 def test_a_cold_endpoint_is_waited_for(store: ArtifactStore, scores: Scores) -> None:
     early = [refuses("ModelNotReadyException", 429), refuses("ServiceUnavailable", 503)]
 
-    def wakes_up(path: str, body: bytes) -> Answer:
+    def wakes_up(path: str, body: bytes) -> Reply:
         return early.pop() if early else knows(path, body)
 
-    with server(wakes_up) as url:
+    with replying(wakes_up) as url:
         smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, target=at(url), store=store)
     assert smoke.agreed == smoke.asked == 3
     assert smoke.cold_start_seconds > 1
@@ -129,7 +94,7 @@ def test_a_cold_endpoint_is_waited_for(store: ArtifactStore, scores: Scores) -> 
 def test_an_endpoint_that_never_wakes_up_is_given_up(store: ArtifactStore, scores: Scores) -> None:
     started = time.monotonic()
     with (
-        server(lambda path, body: refuses("ModelNotReadyException", 429)) as url,
+        replying(lambda path, body: refuses("ModelNotReadyException", 429)) as url,
         pytest.raises(DeployError, match="ModelNotReadyException") as caught,
     ):
         smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store, cold_seconds=0.5)
@@ -140,17 +105,17 @@ def test_an_endpoint_that_never_wakes_up_is_given_up(store: ArtifactStore, score
 def test_an_error_of_the_model_is_not_waited_for(store: ArtifactStore, scores: Scores) -> None:
     calls: list[bytes] = []
 
-    def fails(path: str, body: bytes) -> Answer:
+    def fails(path: str, body: bytes) -> Reply:
         calls.append(body)
         return refuses("ModelError", 424)
 
-    with server(fails) as url, pytest.raises(DeployError, match="ModelError"):
+    with replying(fails) as url, pytest.raises(DeployError, match="ModelError"):
         smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
     assert len(calls) == 1
 
 
 def test_other_answers_than_the_evaluations_are_shown(store: ArtifactStore, scores: Scores) -> None:
-    with server(lambda path, body: says("Vienna")) as url, pytest.raises(DeployError) as caught:
+    with replying(lambda path, body: says("Vienna")) as url, pytest.raises(DeployError) as caught:
         smoke_invoke(SmokeConfig(questions=4), ENDPOINT, scores, target=at(url), store=store)
     message = str(caught.value)
     assert "0 of 5" in message
@@ -159,11 +124,11 @@ def test_other_answers_than_the_evaluations_are_shown(store: ArtifactStore, scor
 
 
 def test_some_disagreement_can_be_allowed(store: ArtifactStore, scores: Scores) -> None:
-    def mostly(path: str, body: bytes) -> Answer:
+    def mostly(path: str, body: bytes) -> Reply:
         answer = QUESTIONS[json.loads(body)["inputs"]]
         return says("something else" if answer == UNANSWERABLE else answer)
 
-    with server(mostly) as url:
+    with replying(mostly) as url:
         config = SmokeConfig(questions=9, min_agreement=0.9)
         smoke = smoke_invoke(config, ENDPOINT, scores, target=at(url), store=store)
         assert (smoke.asked, smoke.agreed) == (10, 9)
@@ -173,7 +138,7 @@ def test_some_disagreement_can_be_allowed(store: ArtifactStore, scores: Scores) 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"answer": "Paris"}', b'{"answers": []}'])
 def test_an_endpoint_that_serves_something_else(store: ArtifactStore, scores: Scores, body: bytes) -> None:
-    with server(lambda path, sent: (200, {}, body)) as url, pytest.raises(DeployError, match="does not serve"):
+    with replying(lambda path, sent: (200, {}, body)) as url, pytest.raises(DeployError, match="does not serve"):
         smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
 
 
@@ -199,11 +164,11 @@ def api(url: str) -> ApiRef:
 def test_the_api_is_asked_with_the_mlkey() -> None:
     asked: list[dict[str, list[str]]] = []
 
-    def answer(path: str, body: bytes) -> Answer:
+    def answer(path: str, body: bytes) -> Reply:
         asked.append(parse_qs(urlsplit(path).query))
         return 200, {}, json.dumps({"answer": "Irène"}).encode()
 
-    with server(answer) as url:
+    with replying(answer) as url:
         smoke_api(api(url), SMOKE, mlkey="curie", target=at(url))
     assert asked == [{"MLKey": ["curie"], "question": ["Où? & how"]}]
 
@@ -217,8 +182,8 @@ def test_the_api_is_asked_with_the_mlkey() -> None:
         ((200, {}, b"<html>"), "no JSON object"),
     ],
 )
-def test_an_api_that_answers_otherwise(answer: Answer, words: str) -> None:
-    with server(lambda path, body: answer) as url, pytest.raises(DeployError, match=words):
+def test_an_api_that_answers_otherwise(answer: Reply, words: str) -> None:
+    with replying(lambda path, body: answer) as url, pytest.raises(DeployError, match=words):
         smoke_api(api(url), SMOKE, mlkey="curie", target=at(url))
 
 

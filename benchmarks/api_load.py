@@ -36,7 +36,7 @@ import httpx
 from askline.clients import aws_client
 from askline.records import ApiRef, Target
 from benchmarks.plain_endpoint import ANSWERS, Bench, archive, embedded_cloud
-from tasks.aws.api_call import dialable
+from tasks.deploy_api.call import dialable
 
 MLKEY = "load"
 SAMPLE_QUESTIONS = Path(__file__).parents[1] / "data" / "biography" / "test.csv"

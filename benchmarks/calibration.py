@@ -16,10 +16,10 @@ from typing import Any
 from askline.errors import AsklineError
 from askline.records import Scores
 from askline.store import ArtifactStore
-from tasks.packaging import calibration
-from tasks.packaging.held_out import HeldOut, read_held_out
-from tasks.reporting import markdown
-from tasks.reporting.words import percent
+from tasks.package import calibration
+from tasks.qa.held_out import HeldOut, read_held_out
+from tasks.report import markdown
+from tasks.report.words import percent
 
 Predict = Callable[[Any], Any]
 """From confidences (rows,) to probabilities (rows,)."""

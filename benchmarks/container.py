@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import psutil
 
-from tasks.packaging.archive import unpack
+from tasks.package.archive import unpack
 
 CONTAINER = Path(__file__).parents[1] / "deployments" / "container"
 NOTHING = "def model_fn(model_dir):\n    return lambda inputs: {'answers': [{'answer': 'Warsaw', 'confidence': 1.0}]}\n"

@@ -30,7 +30,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tasks.aws import lambda_zip
+from tasks.deploy_api import lambda_zip
 
 #: What the first version did, in our words: a client for each call, the key straight into the endpoint's name, and
 #: JSON in JSON.

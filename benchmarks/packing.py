@@ -22,7 +22,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from askline.store import sha256_of_file
-from tasks.packaging import archive
+from tasks.package import archive
 
 Files = Mapping[str, Path]
 BLOCK = 16 << 20

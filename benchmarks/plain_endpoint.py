@@ -17,9 +17,9 @@ from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.records import ApiRef, Target
 from local_cloud import control
-from tasks import registry
-from tasks.aws import cloudformation
-from tasks.deploy_api import deploy_api
+from tasks.deploy_api import cloudformation
+from tasks.deploy_api.deploy_api import deploy_api
+from tasks.deploy_serverless import registry
 
 #: An answer in the form of the packages that the pipeline builds, after as much work as a small model's.
 ANSWERS = """

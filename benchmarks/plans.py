@@ -14,8 +14,8 @@ from typing import Any
 from askline.config import DeployConfig, PackageConfig
 from askline.errors import AsklineError
 from askline.records import Measured, PackageRef, Target
-from tasks.plan import plan_deploy
-from tasks.reporting.plan import text
+from tasks.deploy_serverless.plan import plan_deploy
+from tasks.report.plan import text
 
 ROLE = "arn:aws:iam::111122223333:role/askline-sagemaker-execution"
 AWS = Target(kind="aws", region="us-east-1")

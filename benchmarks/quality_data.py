@@ -4,7 +4,7 @@ import csv
 import random
 from pathlib import Path
 
-from tasks.rows import Row
+from tasks.qa.rows import Row
 
 UNANSWERABLE = "I don't know"
 #: So many wordings of every fact are held out.

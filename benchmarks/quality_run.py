@@ -12,7 +12,7 @@ from typing import Any
 from benchmarks.quality_average import averaged
 from benchmarks.quality_data import UNANSWERABLE, split_by_wording
 from benchmarks.quality_measures import BASELINE, VARIANTS, Variant
-from tasks.rows import Row
+from tasks.qa.rows import Row
 
 #: Training questions that are asked again.
 ASKED_AGAIN = 200
@@ -45,8 +45,8 @@ def run(dataset: str, names: Sequence[str], seed: int) -> list[dict[str, Any]]:
 def train_and_ask(train: Sequence[Row], test: Sequence[Row], names: Sequence[str], seed: int) -> list[dict[str, Any]]:
     """Train on some rows, ask the others, and return the figures of every variant of ``names``."""
     from askline.config import EarlyStoppingConfig, TrainingConfig
-    from tasks.training.job import TrainingJob, run_job
-    from tasks.training.recipe import resolve_recipe
+    from tasks.fine_tune.job import TrainingJob, run_job
+    from tasks.fine_tune.recipe import resolve_recipe
 
     started = time.monotonic()
     variant = VARIANTS[names[0]]
@@ -109,9 +109,9 @@ def ask(
     network: Any, tokenizer: Any, config: Any, train: Sequence[Row], test: Sequence[Row], variant: Variant
 ) -> dict[str, Any]:
     """Return the figures of a trained model; shares from 0 to 1."""
-    from tasks.evaluation.answers import answer_with_confidence
-    from tasks.evaluation.text import exact_match, normalise, token_f1
-    from tasks.packaging.held_out import HeldOut
+    from tasks.qa.held_out import HeldOut
+    from tasks.qa.same_answer import exact_match, normalise, token_f1
+    from tasks.t5.decoding import answer_with_confidence
 
     again = [row for row in train if row.in_scope][:: max(1, len(train) // ASKED_AGAIN)]
     rows = [*again, *test]
@@ -150,7 +150,7 @@ def abstention(rows: Sequence[Any]) -> dict[str, Any]:
     """
     from sklearn.metrics import roc_auc_score
 
-    from tasks.packaging.calibration import cross_validated, trade, why_not
+    from tasks.package.calibration import cross_validated, trade, why_not
 
     if why_not(rows) is not None:
         return {}
@@ -177,7 +177,7 @@ def answer_with_beams(
     """Return the answers of a beam search, in the order of the questions."""
     import torch
 
-    from tasks.prompting import format_prompt
+    from tasks.qa.prompt import format_prompt
 
     texts: list[str] = []
     for start in range(0, len(questions), batch_size):

@@ -28,12 +28,12 @@ from askline.config import DeployConfig, PackageConfig, SmokeConfig
 from askline.errors import AsklineError
 from askline.records import PackageRef, Scores, SplitScores, Target
 from askline.store import ArtifactStore, sha256_of_file
-from tasks import registry
-from tasks.aws.invocation import Caller
-from tasks.deploy_serverless import deploy_serverless
-from tasks.put_right import put_right, sweep_mlkey
-from tasks.smoke_invoke import smoke_invoke
-from tasks.upload import upload_package
+from tasks.ask.endpoint import Caller
+from tasks.deploy_serverless import registry
+from tasks.deploy_serverless.deploy_serverless import deploy_serverless
+from tasks.deployed.restore import put_right, sweep_mlkey
+from tasks.package.upload import upload_package
+from tasks.smoke_invoke.smoke_invoke import smoke_invoke
 
 ROOT = Path(__file__).parents[1]
 #: The embedded SageMaker serves the archive itself. Named here, since the SDK with its table takes seconds to load.

@@ -21,9 +21,9 @@ from typing import NamedTuple
 from askline.config import EvaluationConfig, TrainingConfig
 from askline.records import DatasetRef, Scores, SourceRef, Target
 from askline.store import ArtifactStore
-from tasks.evaluate import evaluate_model
-from tasks.fine_tune import fine_tune
-from tasks.rows import Row
+from tasks.evaluate.evaluate import evaluate_model
+from tasks.fine_tune.fine_tune import fine_tune
+from tasks.qa.rows import Row
 
 SAMPLE = Path(__file__).parents[1] / "data" / "biography"
 UNANSWERABLE = "I don't know"

@@ -6,7 +6,8 @@ that is pinned to one core. Cold starts are taken in turn, and then the loaded p
 busy moment of the machine falls on all of them. Medians are printed; "plain" is what the first version deployed.
 
 Random weights cost what trained ones cost; whether answers stay right in bytes is what the package's gates and
-``tests/test_package.py`` show. The end mark is never the likeliest token, so that every answer has the same length.
+``tests/package/test_package.py`` show. The end mark is never the likeliest token, so that every answer has the same
+length.
 CTranslate2 must be installed (the extra ``dev`` has it); it takes about 6 GB of disk and 5 GB of memory at size base.
 """
 
@@ -24,8 +25,8 @@ from typing import NamedTuple
 
 from askline.config import PackageConfig
 from askline.records import ModelRef
-from tasks.packaging import archive, contents
-from tasks.packaging.libraries import own_python
+from tasks.package import archive, contents
+from tasks.package.libraries import own_python
 
 #: Width, heads, layers (of the encoder, and of the decoder), feed-forward width.
 SIZES = {"small": (512, 6, 8, 1024), "base": (768, 12, 12, 2048), "large": (1024, 16, 24, 2816)}
@@ -138,7 +139,7 @@ def make_checkpoint(folder: Path, size: str) -> dict[str, int]:
     from transformers import T5Config, T5Tokenizer
 
     from benchmarks.training_ways import empty
-    from tasks.training.export import export
+    from tasks.fine_tune.export import export
 
     width, heads, layers, inner = SIZES[size]
     chance = random.Random(0)  # noqa: S311 - made-up words
@@ -203,7 +204,7 @@ def convert(checkpoint: Path, scratch: Path, quantisation: str) -> tuple[Path, f
 
     from ctranslate2.converters import TransformersConverter
 
-    from tasks.packaging.libraries import Requirement, collect, own_platform
+    from tasks.package.libraries import Requirement, collect, own_platform
 
     folder = scratch / f"ctranslate2-{quantisation}"
     TransformersConverter(str(checkpoint)).convert(str(folder), quantization=quantisation)

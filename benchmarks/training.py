@@ -26,7 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from tasks.rows import Row
+from tasks.qa.rows import Row
 
 if TYPE_CHECKING:
     from benchmarks.training_ways import Setting, Timed
@@ -68,7 +68,7 @@ def settings_of(shape: str, device: str) -> "Setting":
     """Return what all ways share at a shape."""
     from askline.config import TrainingConfig
     from benchmarks.training_ways import Setting, config_of
-    from tasks.training.scratch import train_tokenizer
+    from tasks.t5.scratch import train_tokenizer
 
     rows, settings = read_questions(), TrainingConfig()
     with tempfile.TemporaryDirectory() as folder:
@@ -130,7 +130,7 @@ def answering(setting: "Setting", rounds: int) -> Any:
     from askline.config import EvaluationConfig
     from benchmarks.training_evaluation import compare
     from benchmarks.training_ways import enlarged, trained
-    from tasks.evaluate import precision_for
+    from tasks.evaluate.evaluate import precision_for
 
     _say(f"{setting.shape}: answering")
     small = setting if setting.shape == "small" else settings_of("small", setting.device)

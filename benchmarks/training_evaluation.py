@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from transformers import DataCollatorForSeq2Seq, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from benchmarks.training_ways import Setting, clock
-from tasks.evaluation.answers import Precision, answer_questions
-from tasks.prompting import format_prompt
-from tasks.threads import threads_for
+from tasks.qa.prompt import format_prompt
+from tasks.t5.decoding import Precision, answer_questions
+from tasks.t5.threads import threads_for
 
 
 class Answering(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.training_ways import Setting, examples_for, measured_peak, ours, recipe_for
-from tasks.training.examples import IGNORED
+from tasks.fine_tune.examples import IGNORED
 
 SOURCE, TARGET = 64, 16
 #: Packed rows a step; about four examples share one.

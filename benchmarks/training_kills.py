@@ -26,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from askline.config import TrainingConfig
-from tasks.rows import read_rows
-from tasks.training.checkpoints import checkpoints_in, newest_whole, step_of
-from tasks.training.job import TrainingJob, run_job
-from tasks.training.recipe import resolve_recipe
+from tasks.fine_tune.checkpoints import checkpoints_in, newest_whole, step_of
+from tasks.fine_tune.job import TrainingJob, run_job
+from tasks.fine_tune.recipe import resolve_recipe
+from tasks.qa.rows import read_rows
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["tasks.training.loop", "tasks.training.job", "sentencepiece"])
+_PROCESSES.set_forkserver_preload(["tasks.fine_tune.loop", "tasks.fine_tune.job", "sentencepiece"])
 _WORDS = ("born", "working", "finding polonium", "winning a prize", "driving", "teaching", "writing", "travelling")
 _FRAMES = ("Where was she {}?", "Tell me about her {}.", "Do you know of {}?", "She was {}, wasn't she?")
 

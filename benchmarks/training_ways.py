@@ -25,16 +25,16 @@ from transformers import (
 
 from askline.config import TrainingConfig
 from askline.progress import quiet
-from tasks.prompting import format_prompt
-from tasks.rows import Row
-from tasks.threads import threads_for
-from tasks.training.batches import loader
-from tasks.training.choices import Choices
-from tasks.training.examples import IGNORED, Examples
-from tasks.training.loop import choices_for, train
-from tasks.training.meter import forward_backward_flops
-from tasks.training.recipe import Recipe, resolve_recipe
-from tasks.training.scratch import small_t5
+from tasks.fine_tune.batches import loader
+from tasks.fine_tune.examples import IGNORED, Examples
+from tasks.fine_tune.loop import choices_for, train
+from tasks.fine_tune.machine import Choices
+from tasks.fine_tune.recipe import Recipe, resolve_recipe
+from tasks.fine_tune.throughput import forward_backward_flops
+from tasks.qa.prompt import format_prompt
+from tasks.qa.rows import Row
+from tasks.t5.scratch import small_t5
+from tasks.t5.threads import threads_for
 
 #: The first steps of every run are not timed: memory is first taken and libraries are set up in them.
 WARM_UP = 2

@@ -18,7 +18,7 @@ from typing import Any
 
 from askline.errors import AsklineError
 from tasks.aws.errors import explained
-from tasks.aws.prices import DEFAULT_REGION, PRICES, Prices, load_prices, parse_price_list
+from tasks.deploy_serverless.prices import DEFAULT_REGION, PRICES, Prices, load_prices, parse_price_list
 
 #: The Price List API answers for all regions, and lives in few.
 API_REGION = "us-east-1"

@@ -52,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _answer(config: PipelineConfig, questions: Path, out: Path, *, overwrite: bool, fan_out: FanOut) -> int:
-    from tasks.batch_answer import answer, here, job
-    from tasks.connect import prepare_environment
-    from tasks.lifecycle import running_target
+    from tasks.batch_answer.batch_answer import answer, here, job
+    from tasks.deployed.inventory import running_target
+    from tasks.running.connect import prepare_environment
 
     target = running_target(config)
     prepare_environment(target)

@@ -9,10 +9,10 @@ from prefect import flow
 from askline.config import PipelineConfig
 from askline.console import current_progress
 from askline.records import FanOut, Run
-from tasks import fan_out as fanning
-from tasks.batch_answer import BatchAnswered, answer, job
-from tasks.connect import prepare_environment
-from tasks.lifecycle import running_target
+from tasks.batch_answer.batch_answer import BatchAnswered, answer, job
+from tasks.deployed.inventory import running_target
+from tasks.running import workers as fanning
+from tasks.running.connect import prepare_environment
 
 
 def _run_name() -> str:

@@ -30,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return refuse(error, 2)
 
-    from tasks.collect_feedback import collect_feedback, find_log
-    from tasks.connect import connect
+    from tasks.feedback.collect import collect_feedback, find_log
+    from tasks.running.connect import connect
 
     try:
         target = connect(config)

@@ -25,10 +25,11 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from askline.config import PipelineConfig, Step
-from tasks import fan_out, steps
-from tasks.prefect_support import run_step
-from tasks.report import Findings, report_failure, write_report
-from tasks.run import ask_a_person, container_python, open_run, run_name
+from tasks import steps
+from tasks.report.report import Findings, report_failure, write_report
+from tasks.running import workers
+from tasks.running.remembering import run_step
+from tasks.running.run import ask_a_person, container_python, open_run, run_name
 
 
 @flow(
@@ -46,7 +47,7 @@ def full_pipeline(
     """Take a Q&A dataset and end with an API that answers, or with the plan of one."""
     python = container_python(config)
     run = open_run(config, redo_from=redo_from)
-    fan_out.require(run.fan_out)
+    workers.require(run.fan_out)
     found = Findings(config, run)
     source = run_step(steps.resolve_source, config.dataset, run)
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))

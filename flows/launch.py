@@ -39,7 +39,7 @@ def launch(arguments: Sequence[str] | None = None) -> int:
         return INTERRUPTED
     except AsklineError as error:
         return _refuse(error, FAILED)
-    from tasks.report import summary
+    from tasks.report.report import summary
 
     console.say(summary(report))
     return NOT_PROMOTED if report.state == "NotPromoted" else 0
@@ -58,7 +58,7 @@ def start(config: PipelineConfig) -> Target:
     LocalCloudError
         If the embedded cloud, or the Prefect server in it, does not come up.
     """
-    from tasks.connect import connect
+    from tasks.running.connect import connect
 
     own_server = "PREFECT_API_URL" not in os.environ
     target = connect(config, with_prefect=own_server)

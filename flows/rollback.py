@@ -29,8 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return refuse(error, 2)
 
-    from tasks.lifecycle import running_target
-    from tasks.lifecycle_rollback import rollback
+    from tasks.deployed.inventory import running_target
+    from tasks.deployed.rollback import rollback
 
     try:
         done = rollback(

@@ -18,7 +18,7 @@ from askline.errors import AsklineError, ConfigError
 from flows.terminal import command_parser, refuse, say
 
 if TYPE_CHECKING:
-    from tasks.lifecycle_status import Deployed, StatusReport
+    from tasks.deployed.status import Deployed, StatusReport
 
 PROGRAM = "python -m flows.status"
 HEADINGS = ("MLKEY", "STATUS", "VERSION", "PACKAGE", "EXACT", "RUNS ON", "AT ONCE", "PROMOTED", "BY RUN", "ENDPOINT")
@@ -34,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         return refuse(error, 2)
 
-    from tasks.lifecycle import running_target
-    from tasks.lifecycle_orphans import KEEP
-    from tasks.lifecycle_status import status
+    from tasks.deployed.inventory import running_target
+    from tasks.deployed.orphans import KEEP
+    from tasks.deployed.status import status
 
     try:
         report = status(config, keep=options.keep or KEEP, target=running_target(config))

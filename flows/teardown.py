@@ -23,8 +23,8 @@ from flows.terminal import command_parser, refuse, say
 if TYPE_CHECKING:
     from askline.config import PipelineConfig
     from askline.records import Target
-    from tasks.lifecycle import Inventory
-    from tasks.lifecycle_teardown import Teardown
+    from tasks.deployed.inventory import Inventory
+    from tasks.deployed.teardown import Teardown
 
 PROGRAM = "python -m flows.teardown"
 FAILED, WRONG_OPTION, DECLINED, INTERRUPTED = 1, 2, 3, 130
@@ -49,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: "PipelineConfig", options: argparse.Namespace) -> int:
-    from tasks.lifecycle import running_target, take_inventory
-    from tasks.lifecycle_orphans import GRACE, KEEP, find_orphans
-    from tasks.lifecycle_teardown import carry_out, plan_teardown
+    from tasks.deployed.inventory import running_target, take_inventory
+    from tasks.deployed.orphans import GRACE, KEEP, find_orphans
+    from tasks.deployed.teardown import carry_out, plan_teardown
 
     target = running_target(config)
     inventory = take_inventory(config, target=target)
@@ -89,7 +89,7 @@ def _with_stack(
     plan: "Teardown", inventory: "Inventory", config: "PipelineConfig", target: "Target", *, wanted: bool
 ) -> tuple["Teardown", str]:
     """Add the API's stack where it is to go, and return what there is to say about it."""
-    from tasks.lifecycle_teardown import LeftAlone, find_stack
+    from tasks.deployed.teardown import LeftAlone, find_stack
 
     stack = find_stack(config.api.stack_name, target=target)
     if stack is None:

@@ -9,8 +9,8 @@ from prefect import flow
 from askline.config import PipelineConfig, Step
 from askline.records import ModelRef
 from tasks import steps
-from tasks.prefect_support import run_step
-from tasks.run import open_run, run_name
+from tasks.running.remembering import run_step
+from tasks.running.run import open_run, run_name
 
 
 @flow(name="askline-train", flow_run_name=run_name)

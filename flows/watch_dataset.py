@@ -29,8 +29,8 @@ from prefect.variables import Variable
 from pydantic import Field
 
 from askline.config import PipelineConfig
-from tasks.connect import connect, prepare_environment
-from tasks.watching import Look, Seen, look, memory_of
+from tasks.feedback.watching import Look, Seen, look, memory_of
+from tasks.running.connect import connect, prepare_environment
 
 DATASET_CHANGED = "askline.dataset.changed"
 FEEDBACK_ENOUGH = "askline.feedback.enough"

@@ -40,29 +40,30 @@ from askline.records import (
     SourceRef,
     UploadRef,
 )
-from tasks import champion as champion_core
-from tasks import deploy_api as api_core
-from tasks import deploy_serverless as endpoint_core
-from tasks import evaluate as evaluate_core
-from tasks import fan_out, registry
-from tasks import fetch_dataset as dataset_core
-from tasks import fine_tune as training_core
-from tasks import gate as gate_core
-from tasks import package as package_core
-from tasks import plan as plan_core
-from tasks import preflight as preflight_core
-from tasks import push_to_hub as hub_core
-from tasks import put_right as put_right_core
-from tasks import smoke_invoke as smoke_core
-from tasks import upload as upload_core
-from tasks.artifacts import checkpoints_of, store_of
-from tasks.prefect_support import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, progress_of, run_step
-from tasks.put_right import PutRight
-from tasks.report import Findings
-from tasks.reporting import markdown
-from tasks.reporting import plan as plan_report
-from tasks.reporting import preflight as preflight_report
-from tasks.training import base as base_core
+from tasks.deploy_api import deploy_api as api_core
+from tasks.deploy_serverless import deploy_serverless as endpoint_core
+from tasks.deploy_serverless import plan as plan_core
+from tasks.deploy_serverless import registry
+from tasks.deployed import restore as put_right_core
+from tasks.deployed.restore import PutRight
+from tasks.evaluate import evaluate as evaluate_core
+from tasks.fetch_dataset import fetch_dataset as dataset_core
+from tasks.fine_tune import fine_tune as training_core
+from tasks.gate import champion as champion_core
+from tasks.gate import gate as gate_core
+from tasks.package import package as package_core
+from tasks.package import upload as upload_core
+from tasks.preflight import preflight as preflight_core
+from tasks.push_to_hub import push_to_hub as hub_core
+from tasks.report import markdown
+from tasks.report import plan as plan_report
+from tasks.report import preflight as preflight_report
+from tasks.report.report import Findings
+from tasks.running import workers
+from tasks.running.remembering import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, progress_of, run_step
+from tasks.smoke_invoke import smoke_invoke as smoke_core
+from tasks.t5 import base as base_core
+from tasks.workplace import checkpoints_of, store_of
 
 
 @task(name="resolve-source", **RETRIES, **ONCE_A_RUN)
@@ -71,7 +72,11 @@ def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
     return dataset_core.resolve_source(config, target=run.target, state_dir=run.state_dir)
 
 
-@task(name="fetch-dataset", **RETRIES, **cached_on("tasks.fetch_dataset", "tasks.dataset", libraries=("datasets",)))
+@task(
+    name="fetch-dataset",
+    **RETRIES,
+    **cached_on("tasks.fetch_dataset.fetch_dataset", "tasks.fetch_dataset", libraries=("datasets",)),
+)
 def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> DatasetRef:
     """Read, clean, profile and split the questions and answers."""
     dataset = dataset_core.fetch_dataset(
@@ -91,13 +96,13 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     name="fine-tune",
     **RETRIES,
     **cached_on(
+        "tasks.fine_tune.fine_tune",
         "tasks.fine_tune",
-        "tasks.training",
-        "tasks.evaluation",
-        "tasks.activation",
-        "tasks.prompting",
-        "tasks.rows",
-        "tasks.threads",
+        "tasks.evaluate",
+        "tasks.t5.activation",
+        "tasks.qa.prompt",
+        "tasks.qa.rows",
+        "tasks.t5.threads",
         libraries=("torch", "transformers", "sentencepiece", "peft"),
     ),
 )
@@ -120,19 +125,19 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
     name="evaluate",
     **RETRIES,
     **cached_on(
+        "tasks.evaluate.evaluate",
         "tasks.evaluate",
-        "tasks.evaluation",
-        "tasks.training",
-        "tasks.activation",
-        "tasks.prompting",
-        "tasks.rows",
-        "tasks.threads",
+        "tasks.fine_tune",
+        "tasks.t5.activation",
+        "tasks.qa.prompt",
+        "tasks.qa.rows",
+        "tasks.t5.threads",
         libraries=("torch", "transformers", "evaluate", "scikit-learn"),
     ),
 )
 def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
-    with fan_out.asking(config, model, run) as ask:
+    with workers.asking(config, model, run) as ask:
         scores = evaluate_core.evaluate_model(
             config,
             model,
@@ -198,9 +203,9 @@ def push_to_hub(
     name="package",
     **RETRIES,
     **cached_on(
+        "tasks.package.package",
         "tasks.package",
-        "tasks.packaging",
-        "tasks.evaluation",
+        "tasks.evaluate",
         "inference",
         libraries=("isal", "numpy", "onnx", "onnxruntime", "scikit-learn", "tokenizers", "torch", "transformers"),
     ),

@@ -1,7 +1,7 @@
 """What it takes to bring up the API's stack: CloudFormation makes and deletes its resources with the caller's rights.
 
 The actions of each kind of resource are those of its handlers in the CloudFormation registry, without those for what
-the template does not use; ``tests/test_iam.py`` compares the two.
+the template does not use; ``tests/deployments/test_iam.py`` compares the two.
 """
 
 from collections.abc import Iterator

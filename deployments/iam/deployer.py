@@ -7,7 +7,7 @@ from deployments.iam.scope import Policy, Scope, Statement, split_s3
 from deployments.iam.sharing import share_statements, shared_places
 from deployments.iam.training import train_statements, trains_on_sagemaker
 from tasks.aws.execution_role import SERVICE
-from tasks.registry import REGISTRY_PATH
+from tasks.deploy_serverless.registry import REGISTRY_PATH
 
 
 def deployer_policies(scope: Scope) -> tuple[Policy, ...]:

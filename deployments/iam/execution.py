@@ -5,7 +5,7 @@ from typing import Any
 from deployments.iam.scope import Policy, Scope, Statement, repository_of, split_s3
 from deployments.iam.training import beyond, has_its_own_role, role_statements, trains_on_sagemaker
 from tasks.aws import execution_role
-from tasks.aws.deployment_plan import inference_image
+from tasks.deploy_serverless.deployment_plan import inference_image
 
 _STEPS = {
     "ReadArchive": "read the archive",

@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 from deployments.iam.scope import Scope
-from tasks.aws.api_stack import read_template, resolve_auth, stack_parameters
+from tasks.deploy_api.stack import read_template, resolve_auth, stack_parameters
 
 
 def lambda_role(scope: Scope) -> tuple[dict[str, Any], dict[str, Any]]:

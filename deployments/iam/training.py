@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from deployments.iam.scope import Policy, Scope, Statement, repository_of, split_s3
 from tasks.aws import training_role
 from tasks.aws.execution_role import SERVICE
-from tasks.training.sagemaker_follow import LOG_GROUP
-from tasks.training.sagemaker_job import training_image
+from tasks.fine_tune.launch.sagemaker_job import training_image
+from tasks.fine_tune.launch.sagemaker_log import LOG_GROUP
 
 _STEPS = {
     "TrainRead": "read code, dataset and base",

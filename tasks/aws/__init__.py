@@ -1,1 +1,1 @@
-"""What the steps that call AWS share: error messages, the deployment plan, stacks, the Lambda zip."""
+"""What everything that calls AWS shares: errors and roles."""

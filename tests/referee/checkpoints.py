@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tasks.training.export import export
-from tasks.training.scratch import tokenizer_from_pieces
+from tasks.fine_tune.export import export
+from tasks.t5.scratch import tokenizer_from_pieces
 
 #: Longest answer that the exported generation config allows.
 MAX_TARGET = 16

@@ -3,10 +3,10 @@
 import shutil
 from pathlib import Path
 
-from tiny_package import QUESTIONS, Tiny, _shape, _teach, model_ref, predict, write_scores
+from support.tiny_package import QUESTIONS, Tiny, _shape, _teach, model_ref, predict, write_scores
 
-from tasks.training.export import export
-from tasks.training.scratch import initial_model
+from tasks.fine_tune.export import export
+from tasks.t5.scratch import initial_model
 
 
 def make_flan(tiny: Tiny, *, steps: int = 140) -> Tiny:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.packaging.archive import unpack
+from tasks.package.archive import unpack
 
 DRIVER = Path(__file__).with_name("in_toolkit.py")
 SECONDS = 240

@@ -1,0 +1,1 @@
+"""One question to an endpoint or to a package."""

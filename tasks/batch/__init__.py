@@ -1,1 +1,0 @@
-"""Answering a file of questions with the model that is deployed."""

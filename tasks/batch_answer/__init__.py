@@ -1,0 +1,1 @@
+"""A file of questions, answered by the model that is deployed."""

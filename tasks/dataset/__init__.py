@@ -1,1 +1,0 @@
-"""What fetch-dataset is made of: sources, layout, readers, columns, cleaning, splitting and the profile."""

@@ -1,0 +1,1 @@
+"""What stands on a target: listed, gone back from, put right, taken down."""

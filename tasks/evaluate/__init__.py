@@ -1,0 +1,1 @@
+"""How well a model answers, beside what it must beat."""

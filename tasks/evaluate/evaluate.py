@@ -1,0 +1,241 @@
+"""The step evaluate: how well a model answers, beside what it must beat.
+
+``evaluate_model`` writes a ``scores`` artifact: ``scores.json`` and ``predictions.jsonl``, a line per question.
+"""
+
+import json
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from askline.config import EvaluationConfig
+from askline.errors import DatasetError
+from askline.progress import Progress, part, quiet
+from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
+from askline.store import ArtifactStore
+from tasks.qa.predictions import write_predictions
+from tasks.qa.rows import Row, read_rows
+from tasks.qa.same_answer import exact_match, normalise, token_f1
+from tasks.t5.decoding import Answered, Precision, answer_with_confidence
+from tasks.t5.threads import SMALL_PARAMETERS
+
+#: More training questions than this are sampled: they show what was learnt, the held-out ones what matters.
+TRAIN_SAMPLE = 2000
+SAMPLE_SEED = 13
+#: Decimals of a confidence in the predictions: rounding in fp32, which differs between machines and batches, stays out.
+CONFIDENCE_DECIMALS = 4
+
+#: Whose answers: the fine-tuned model's, or those of its base as it was before.
+Which = Literal["tuned", "untuned base"]
+
+
+class Ask(Protocol):
+    """Who answers: this process (:func:`load` and :func:`answer`), or others that it hands the questions to."""
+
+    def __call__(self, which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
+        """Return the answers in the order of the questions."""
+
+
+def evaluate_model(
+    config: EvaluationConfig,
+    model: ModelRef,
+    dataset: DatasetRef,
+    *,
+    store: ArtifactStore,
+    target: Target,
+    work_dir: Path,
+    ask: Ask | None = None,
+    progress: Progress = quiet,
+) -> Scores:
+    """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
+
+    The untuned base, the nearest training question and logistic regression answer the same held-out questions.
+    Answers are those of fp32, as the package serves them.
+
+    Parameters
+    ----------
+    work_dir
+        Where ``fine_tune`` keeps downloaded bases; give it the same folder.
+    ask
+        Who answers the questions; the default is this process.
+
+    Raises
+    ------
+    DatasetError
+        If the dataset has no in-scope held-out questions.
+    ArtifactError
+        If model or dataset is missing or damaged.
+    TrainingError, HubError
+        If the untuned base is gone.
+    """
+    started = time.monotonic()
+    data = store.verify("dataset", dataset.sha256)
+    folder = store.verify("model", model.sha256)
+    train = read_rows(data, "train")
+    held_out = read_rows(data, "test") if "test" in dataset.splits else []
+    test = [row for row in held_out if row.in_scope]
+    if not test:
+        raise DatasetError(
+            "the dataset has no in-scope test question, so nothing says how good the model is. Give it a test split, "
+            "or a larger --dataset.test-fraction"
+        )
+    outside = [row for row in held_out if not row.in_scope]
+    asked = train if len(train) <= TRAIN_SAMPLE else random.Random(SAMPLE_SEED).sample(train, TRAIN_SAMPLE)  # noqa: S311
+    splits = {"train": asked, "test": test, "out_of_scope": outside}
+
+    def ask_here(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
+        loaded = load(which, folder, model, target=target, work_dir=work_dir)
+        precision = precision_for(config, model.parameters)
+        return answer(loaded, model, questions, batch_size=config.batch_size, precision=precision, progress=progress)
+
+    ask = ask or ask_here
+    progress(0.0, "loading the model")
+    tuned = ask("tuned", [row.question for rows in splits.values() for row in rows], part(progress, 0.0, 0.5))
+    answered = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
+    answers = {split: [answer.text for answer in given] for split, given in answered.items()}
+
+    questions = [row.question for row in test + outside]
+    rivals, skipped = _baselines(ask, train, questions, part(progress, 0.5, 0.95))
+
+    progress(0.95, "scoring")
+    from tasks.evaluate.scoring import score
+
+    def scores_of(predictions: Sequence[str], rows: Sequence[Row]) -> SplitScores:
+        return score(predictions, [row.answer for row in rows])
+
+    unanswerable = normalise(dataset.unanswerable)
+    facts: dict[str, Any] = {
+        "model_sha256": model.sha256,
+        "train": scores_of(answers["train"], asked),
+        "test": scores_of(answers["test"], test),
+        "out_of_scope": scores_of(answers["out_of_scope"], outside) if outside else None,
+        "false_abstention": sum(normalise(answer) == unanswerable for answer in answers["test"]) / len(test),
+        "baselines": {name: scores_of(given[: len(test)], test) for name, given in rivals.items()},
+        "out_of_scope_baselines": {
+            name: scores_of(given[len(test) :], outside) for name, given in rivals.items() if outside
+        },
+    }
+    by_question = [{name: given[number] for name, given in rivals.items()} for number in range(len(questions))]
+    baselines = {"test": by_question[: len(test)], "out_of_scope": by_question[len(test) :]}
+    lines = [
+        _line(split, row, answer) | ({"baselines": baselines[split][number]} if split in baselines else {})
+        for split, rows in splits.items()
+        for number, (row, answer) in enumerate(zip(rows, answered[split], strict=True))
+    ]
+    with store.new("scores") as draft:
+        write_predictions(lines, draft.folder)
+        summary = json.loads(Scores(sha256="", seconds=0, **facts).model_dump_json(exclude={"sha256", "seconds"}))
+        summary["skipped"] = skipped
+        text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+        (draft.folder / "scores.json").write_text(text, encoding="utf-8")
+        sha256 = draft.commit()
+    return Scores(sha256=sha256, seconds=time.monotonic() - started, **facts)
+
+
+def _line(split: str, row: Row, answer: Answered) -> dict[str, Any]:
+    return {
+        "split": split,
+        "question": row.question,
+        "answer": row.answer,
+        "prediction": answer.text,
+        "confidence": round(answer.confidence, CONFIDENCE_DECIMALS),
+        "exact_match": exact_match(answer.text, row.answer),
+        "token_f1": token_f1(answer.text, row.answer),
+        "in_scope": row.in_scope,
+    }
+
+
+def load(which: Which, folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+    """Return the network, in fp32 and on the GPU where there is one, and its tokenizer.
+
+    Parameters
+    ----------
+    folder
+        The model's artifact, verified.
+
+    Raises
+    ------
+    TrainingError, HubError
+        If the untuned base is gone.
+    """
+    import torch
+
+    if which == "untuned base":
+        from tasks.t5.base import untuned_base
+
+        network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
+    else:
+        from transformers import T5ForConditionalGeneration
+
+        network = T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+        tokenizer = load_tokenizer(folder)
+    return network.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def precision_for(config: EvaluationConfig, parameters: int) -> Precision:
+    """Return the arithmetic in which this machine answers with a model of so many parameters."""
+    if config.precision != "auto":
+        return config.precision
+    from tasks.fine_tune.machine import choose_precision
+
+    large = parameters >= SMALL_PARAMETERS
+    return "bf16" if large and choose_precision("auto")[0] == "bf16" else "fp32"
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """Return the tokenizer of a model's artifact, which is also its base's."""
+    from transformers import T5Tokenizer
+
+    return T5Tokenizer.from_pretrained(folder)
+
+
+def answer(
+    loaded: tuple[Any, Any],
+    model: ModelRef,
+    questions: Sequence[str],
+    *,
+    batch_size: int,
+    precision: Precision = "fp32",
+    progress: Progress = quiet,
+) -> list[Answered]:
+    """Return the answers of what :func:`load` gave, in the order of the questions."""
+    network, tokenizer = loaded
+    return answer_with_confidence(
+        network,
+        tokenizer,
+        questions,
+        prompt=model.prompt,
+        max_source_tokens=model.max_source_tokens,
+        max_target_tokens=model.max_target_tokens,
+        batch_size=batch_size,
+        precision=precision,
+        progress=progress,
+    )
+
+
+def _baselines(
+    ask: Ask, train: Sequence[Row], questions: Sequence[str], progress: Progress
+) -> tuple[dict[str, list[str]], list[str]]:
+    """Return the answers of every baseline, by its name, and why one was left out."""
+    from tasks.evaluate.baselines import logistic_regression, nearest_question, why_no_classifier
+
+    untuned = ask("untuned base", questions, part(progress, 0.0, 0.6))
+    found = {"untuned base": [answer.text for answer in untuned]}
+    progress(0.6, "nearest question")
+    found["nearest question"] = nearest_question(train, questions)
+    reason = why_no_classifier(train)
+    if reason is not None:
+        return found, [reason]
+    progress(0.7, "logistic regression")
+    found["logistic regression"] = logistic_regression(train, questions)
+    return found, []
+
+
+def _cut(values: Sequence[Answered], lengths: Sequence[int]) -> list[list[Answered]]:
+    parts, start = [], 0
+    for length in lengths:
+        parts.append(list(values[start : start + length]))
+        start += length
+    return parts

@@ -1,1 +1,0 @@
-"""What the evaluation needs: ``answers``, ``text``, ``scoring`` with ``metrics``, and ``baselines``."""

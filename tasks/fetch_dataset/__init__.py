@@ -1,0 +1,1 @@
+"""From a source to clean, split and profiled questions and answers."""

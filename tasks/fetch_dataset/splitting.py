@@ -1,0 +1,142 @@
+"""Which questions are held out, where the dataset does not say.
+
+Every choice goes by a hash of the seed and the text, not by a random generator over the rows: the same rows in
+another order are split alike, and a few new rows leave most of the others where they were.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from askline.errors import DatasetFormatError
+from tasks.fetch_dataset.cleaning import Example
+
+SplitBy = Literal["group", "answer", "wording"]
+
+
+def split_examples(
+    examples: Sequence[Example], *, by: SplitBy, test_fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Split examples into training and test, each in the order in which they came.
+
+    Parameters
+    ----------
+    examples
+        Without duplicate questions.
+    by
+        ``group`` or ``answer``: a fact is on one side only, with every question of the same words. ``wording``: of
+        every fact that is asked for in two wordings or more some are held out, so that training has seen each fact.
+        A fact is a group, or an answer where a row has none.
+    test_fraction
+        Share of the rows to hold out; approximate, since facts stay whole.
+    seed
+        Another seed, another split.
+
+    Notes
+    -----
+    Out-of-scope questions belong to no fact. They are spread by share, questions of the same words together.
+
+    Raises
+    ------
+    DatasetFormatError
+        If there are too few rows or facts to split.
+    """
+    in_scope = [example for example in examples if example.in_scope]
+    if len(in_scope) < 2:
+        raise DatasetFormatError(
+            f"{len(examples)} rows are usable, {len(in_scope)} of them with an answer other than the unanswerable one; "
+            "at least two of these are needed to train and to test"
+        )
+    held = (
+        _wordings(in_scope, by, test_fraction, seed) if by == "wording" else _facts(in_scope, by, test_fraction, seed)
+    )
+    beyond = defaultdict(list)
+    for example in examples:
+        if not example.in_scope:
+            beyond[example.words].append(example)
+    if len(beyond) > 1:
+        held |= _take(beyond, test_fraction, seed)
+    test = [example for example in examples if id(example) in held]
+    train = [example for example in examples if id(example) not in held]
+    return train, test
+
+
+def _facts(examples: list[Example], by: SplitBy, test_fraction: float, seed: int) -> set[int]:
+    facts = defaultdict(list)
+    for example in examples:
+        facts[_fact(example, by)].append(example)
+    units = _join_alike(facts)
+    if len(units) < 2:
+        why = f"they all have the same {by}" if len(facts) < 2 else f"each {by} shares a question's words with another"
+        raise DatasetFormatError(
+            f"the rows cannot be split by {by}: {why}. "
+            "Use --dataset.split-by wording, or bring a test split of your own."
+        )
+    return _take(units, test_fraction, seed)
+
+
+def _fact(example: Example, by: SplitBy) -> str:
+    named = by != "answer" and example.group is not None
+    return f"group {example.group}" if named else f"answer {example.answer_key}"
+
+
+def _join_alike(facts: dict[str, list[Example]]) -> dict[str, list[Example]]:
+    """Join facts that share a question of the same words, so that it cannot stand on both sides."""
+    parent = {fact: fact for fact in facts}
+
+    def root(fact: str) -> str:
+        while parent[fact] != fact:
+            parent[fact] = parent[parent[fact]]
+            fact = parent[fact]
+        return fact
+
+    seen: dict[str, str] = {}
+    for fact, members in facts.items():
+        for example in members:
+            one, other = sorted((root(fact), root(seen.setdefault(example.words, fact))))
+            parent[other] = one
+    joined = defaultdict(list)
+    for fact in facts:
+        joined[root(fact)].extend(facts[fact])
+    return joined
+
+
+def _take(units: dict[str, list[Example]], test_fraction: float, seed: int) -> set[int]:
+    """Take units in the order of their hashes while they fit the share; at least one, never all."""
+    wanted = test_fraction * sum(map(len, units.values()))
+    ranked = _ranked(units, seed)
+    taken: list[str] = []
+    rows = 0
+    for unit in ranked:
+        size = len(units[unit])
+        if len(taken) < len(ranked) - 1 and rows + size <= wanted + size / 2:
+            taken.append(unit)
+            rows += size
+        if rows >= wanted:
+            break
+    if not taken:
+        taken = [min(ranked, key=lambda unit: len(units[unit]))]
+    return {id(example) for unit in taken for example in units[unit]}
+
+
+def _wordings(examples: list[Example], by: SplitBy, test_fraction: float, seed: int) -> set[int]:
+    facts: dict[str, dict[str, list[Example]]] = defaultdict(lambda: defaultdict(list))
+    for example in examples:
+        facts[_fact(example, by)][example.words].append(example)
+    held: set[int] = set()
+    for wordings in facts.values():
+        if len(wordings) < 2:
+            continue
+        count = min(max(round(len(wordings) * test_fraction), 1), len(wordings) - 1)
+        held |= {id(example) for wording in _ranked(wordings, seed)[:count] for example in wordings[wording]}
+    if not held:
+        raise DatasetFormatError(
+            "the rows cannot be split by wording: no group or answer is asked for in two wordings. "
+            "Use --dataset.split-by answer, or bring a test split of your own."
+        )
+    return held
+
+
+def _ranked(names: Iterable[str], seed: int) -> list[str]:
+    return sorted(names, key=lambda name: (hashlib.sha256(f"{seed}\n{name}".encode()).digest(), name))

@@ -1,0 +1,1 @@
+"""From a dataset and a base to a checkpoint that answers."""

@@ -1,0 +1,137 @@
+"""The step fine-tune: from a dataset and a base to a checkpoint that answers.
+
+``fine_tune`` writes a ``model`` artifact: ``config.json``, ``generation_config.json``, ``model.safetensors``,
+``tokenizer.json``, ``tokenizer_config.json``, ``spiece.model``, ``askline.json`` and ``training_log.jsonl``. The same
+configuration, dataset, machine and number of threads give the same bytes.
+"""
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from askline.config import TrainingConfig
+from askline.errors import TrainingError
+from askline.progress import Progress, quiet
+from askline.records import DatasetRef, ModelRef, Target
+from askline.store import ArtifactStore
+from tasks.fine_tune.checkpoints import run_key
+from tasks.fine_tune.job import TrainingJob, library_versions
+from tasks.fine_tune.launch.where import train_where
+from tasks.fine_tune.recipe import SCRATCH, resolve_recipe
+from tasks.fine_tune.remote_checkpoints import CheckpointStore
+from tasks.qa.rows import read_rows
+from tasks.t5.base import find_base
+
+#: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
+SHAPES_NOTHING = {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
+
+
+def fine_tune(
+    config: TrainingConfig,
+    dataset: DatasetRef,
+    *,
+    store: ArtifactStore,
+    target: Target,
+    work_dir: Path,
+    progress: Progress = quiet,
+) -> ModelRef:
+    """Fine-tune a T5 on the training split and store it.
+
+    Parameters
+    ----------
+    work_dir
+        Folder for checkpoints and downloaded bases. A run that was killed goes on from its newest whole checkpoint
+        there; checkpoints are removed once the artifact is stored.
+    progress
+        Told ``step 120/500 loss 0.42 eta 31 s``.
+
+    Raises
+    ------
+    TrainingError
+        If the base is no T5, the dataset is too small, the loss diverges, or a checkpoint cannot be written.
+    HubError
+        If the base cannot be had from the Hub.
+    ArtifactError
+        If the dataset is missing or damaged, or the artifact cannot be written.
+    """
+    started = time.monotonic()
+    dataset_folder = store.verify("dataset", dataset.sha256)
+    rows = read_rows(dataset_folder, "train")
+    if not rows:
+        raise TrainingError("the training split is empty; give a dataset with questions to train on")
+    recipe = resolve_recipe(config, rows=len(rows), has_out_of_scope=not all(row.in_scope for row in rows))
+    base = None
+    if config.base != SCRATCH:
+        progress(0.0, f"looking for the base {config.base}")
+        base = find_base(config.base, config.base_revision, target=target, work_dir=work_dir)
+
+    settings = config.model_dump(mode="json", exclude=SHAPES_NOTHING)
+    identity = {"name": SCRATCH} if base is None else {"name": base.name, "fingerprint": base.fingerprint}
+    versions = library_versions()
+    key = run_key(
+        settings=settings, recipe=recipe.model_dump(), base=identity, dataset=dataset.sha256, versions=versions
+    )
+    folder = work_dir / "checkpoints" / key
+    checkpoint_store = f"{config.checkpoint_store.rstrip('/')}/{key}" if config.checkpoint_store else None
+    with store.new("model") as draft:
+        done = train_where(
+            TrainingJob(
+                dataset=dataset_folder,
+                base=base.folder if base else None,
+                base_name=base.name if base else SCRATCH,
+                config=config,
+                recipe=recipe,
+                unanswerable=dataset.unanswerable,
+                whole_groups=dataset.split_by in ("group", "answer"),
+                checkpoints=folder,
+                checkpoint_store=checkpoint_store,
+                output=draft.folder,
+                events=work_dir.parent / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
+                about={
+                    "dataset": _describe(dataset),
+                    "base": identity | ({"revision": base.revision} if base else {}),
+                },
+            ),
+            target=target,
+            progress=progress,
+        )
+        sha256 = draft.commit()
+    shutil.rmtree(folder, ignore_errors=True)
+    if checkpoint_store is not None:
+        CheckpointStore(checkpoint_store).remove()
+
+    return ModelRef(
+        sha256=sha256,
+        base=config.base,
+        base_revision=base.revision if base else None,
+        dataset_sha256=dataset.sha256,
+        prompt=config.prompt,
+        parameters=done.parameters,
+        steps=done.steps,
+        epochs=done.epochs,
+        train_loss=done.train_loss,
+        precision=done.precision,
+        seconds=time.monotonic() - started,
+        max_source_tokens=config.max_source_tokens,
+        max_target_tokens=config.max_target_tokens,
+        trained_parameters=done.trained_parameters,
+        choices=done.choices,
+        rates=done.rates,
+        best_step=done.best_step,
+        best_exact_match=done.best_exact_match,
+    )
+
+
+def _describe(dataset: DatasetRef) -> dict[str, Any]:
+    """Say which dataset it was, without the path of a file on this machine."""
+    source = dataset.source
+    location = Path(source.location).name if source.kind == "file" else source.location
+    return {
+        "sha256": dataset.sha256,
+        "kind": source.kind,
+        "location": location,
+        "revision": source.revision,
+        "subset": source.subset,
+        "splits": dataset.splits,
+    }

@@ -1,1 +1,0 @@
-"""What publishing on the Hub needs besides the upload itself."""

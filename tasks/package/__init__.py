@@ -1,0 +1,1 @@
+"""``model.tar.gz``: built, proved in a clean process, and brought to S3."""

@@ -1,0 +1,253 @@
+"""Bring ``model.tar.gz`` to S3, under a key made of its own hash, once."""
+
+import base64
+import re
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from askline.clients import aws_client
+from askline.config import PackageConfig
+from askline.errors import CloudError, ConfigError
+from askline.progress import Progress, quiet
+from askline.records import PackageRef, Target, UploadRef
+from askline.store import ArtifactStore
+from tasks.aws.errors import code_of, explained, is_missing, status_of
+from tasks.deploy_serverless.deployment_plan import MANAGED
+from tasks.package.multipart import PART_BYTES, Place, abort_leftovers, send_in_parts
+from tasks.package.package import ARCHIVE
+
+#: Up to here the archive goes in one request, with its whole sha256 for S3 to verify; beyond, in parts that S3
+#: verifies one by one, and that are not sent again after an upload was cut.
+ONE_REQUEST_BYTES = PART_BYTES
+# What S3 says when the object is there already, is being written, or the upload was completed by another run.
+_BESIDE_US = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchUpload")
+_BUCKET_NAME = re.compile(r"(?!\d+\.\d+\.\d+\.\d+$)[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+
+
+def upload_package(
+    config: PackageConfig,
+    package: PackageRef,
+    *,
+    mlkey: str,
+    store: ArtifactStore,
+    target: Target,
+    tags: dict[str, str],
+    progress: Progress = quiet,
+) -> UploadRef:
+    """Upload the archive to ``<prefix>/<mlkey>/<first 12 of its sha256>/model.tar.gz``, unless it is there.
+
+    An upload that was cut goes on where it was. A finished one is never sent again, nor overwritten by another run.
+
+    The bucket is ``config.bucket`` or ``askline-<account>-<region>``. One that is missing is created: private,
+    encrypted and tagged. A bucket of another account is never written to.
+
+    Parameters
+    ----------
+    tags
+        Further tags for the bucket and the object.
+
+    Raises
+    ------
+    CloudError
+        If AWS refuses; ``retryable`` when it was throttling or a lost connection.
+    ConfigError
+        If the bucket's name is not legal.
+    ArtifactError
+        If the package is missing or damaged.
+    """
+    archive = store.verify("package", package.sha256) / ARCHIVE
+    s3 = aws_client(target, "s3")
+    with explained("find out which AWS account this is (sts:GetCallerIdentity)"):
+        account = str(aws_client(target, "sts").get_caller_identity()["Account"])
+    bucket, key = archive_place(config, package, mlkey=mlkey, account=account, region=target.region)
+    if not legal_bucket_name(bucket):
+        raise ConfigError(
+            f"package.bucket {bucket!r} is no legal bucket name: 3 to 63 lower-case letters, digits, dots and hyphens"
+        )
+    labels = {**MANAGED, "askline:mlkey": mlkey, **tags}
+    ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
+
+    uri = f"s3://{bucket}/{key}"
+    place = Place(bucket, key, account)
+    found = _head(s3, place)
+    reused = _is_this(found, package)
+    if reused:
+        with explained(f"look for unfinished uploads of {uri}"):
+            abort_leftovers(s3, place)
+    else:
+        reused = not _send(s3, archive, package, place, before=found, tags=labels, progress=progress)
+        found = _head(s3, place)
+        if not _is_this(found, package):
+            size = None if found is None else found["ContentLength"]
+            raise CloudError(
+                f"{uri} was sent with {package.size} bytes, and S3 holds {size}; try again", retryable=True
+            )
+    progress(1.0, f"{uri} {'is there already' if reused else 'uploaded'}")
+    version = None if found is None else found.get("VersionId")
+    return UploadRef(
+        bucket=bucket,
+        key=key,
+        uri=uri,
+        archive_sha256=package.archive_sha256,
+        version_id=None if version == "null" else version,
+        reused=reused,
+    )
+
+
+def legal_bucket_name(name: str) -> bool:
+    """Say whether S3 takes the name for a bucket."""
+    return _BUCKET_NAME.fullmatch(name) is not None
+
+
+def archive_place(
+    config: PackageConfig, package: PackageRef, *, mlkey: str, account: str, region: str
+) -> tuple[str, str]:
+    """Return the bucket and the key of an archive, which follow from what it holds and who uploads it."""
+    key = "/".join(filter(None, [config.prefix.strip("/"), mlkey, package.archive_sha256[:12], ARCHIVE]))
+    return config.bucket or f"askline-{account}-{region}", key
+
+
+def ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+    """Create the bucket where it is missing: private, encrypted and tagged.
+
+    Raises
+    ------
+    CloudError
+        If it belongs to another account or lies in another region, or AWS refuses.
+    """
+    from botocore.exceptions import ClientError
+
+    with explained(f"look at the bucket {bucket}"):
+        try:
+            place = s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account).get("BucketRegion") or region
+        except ClientError as error:
+            if status_of(error) == 403:
+                raise CloudError(
+                    f"the bucket {bucket} belongs to another account, or these credentials (account {account}) may not "
+                    "list it; set package.bucket to a bucket of your own, or grant s3:ListBucket"
+                ) from error
+            if status_of(error) == 301:
+                headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+                place = headers.get("x-amz-bucket-region", "another region")
+            elif is_missing(error):
+                place = None
+            else:
+                raise
+    if place is None:
+        _create_bucket(s3, bucket, account, region, tags)
+    elif place != region:
+        raise CloudError(
+            f"the bucket {bucket} is in {place}, and SageMaker in {region} cannot read an archive from there; set "
+            f"package.bucket to a bucket in {region}, or region to {place}"
+        )
+
+
+def _create_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[str, str]) -> None:
+    from botocore.exceptions import ClientError
+
+    # us-east-1 is the one region that must not be named.
+    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    taken = {"BucketAlreadyExists": "set package.bucket to another name: this one belongs to another account"}
+    with explained(f"create the bucket {bucket}", advice=taken):
+        try:
+            s3.create_bucket(Bucket=bucket, **place)
+        except ClientError as error:
+            if code_of(error) != "BucketAlreadyOwnedByYou":  # another run created it a moment ago
+                raise
+        s3.put_public_access_block(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            PublicAccessBlockConfiguration={
+                "BlockPublicAcls": True,
+                "IgnorePublicAcls": True,
+                "BlockPublicPolicy": True,
+                "RestrictPublicBuckets": True,
+            },
+        )
+        s3.put_bucket_encryption(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            ServerSideEncryptionConfiguration={
+                "Rules": [{"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}]
+            },
+        )
+        s3.put_bucket_tagging(
+            Bucket=bucket,
+            ExpectedBucketOwner=account,
+            Tagging={"TagSet": [{"Key": name, "Value": value} for name, value in tags.items()]},
+        )
+
+
+def _head(s3: Any, place: Place) -> dict[str, Any] | None:
+    from botocore.exceptions import ClientError
+
+    with explained(f"look at s3://{place.bucket}/{place.key}"):
+        try:
+            found: dict[str, Any] = s3.head_object(**place.named(), ChecksumMode="ENABLED")
+        except ClientError as error:
+            if is_missing(error):
+                return None
+            raise
+    return found
+
+
+def _is_this(found: dict[str, Any] | None, package: PackageRef) -> bool:
+    """Say whether an object is this archive: S3 verified its bytes when it was written."""
+    return (
+        found is not None
+        and found["Metadata"].get("sha256") == package.archive_sha256
+        and found["ContentLength"] == package.size
+    )
+
+
+def _send(
+    s3: Any,
+    archive: Path,
+    package: PackageRef,
+    place: Place,
+    *,
+    before: dict[str, Any] | None,
+    tags: dict[str, str],
+    progress: Progress,
+) -> bool:
+    """Send the archive, unless another run finishes first: then return False.
+
+    It is written only where there still is what there was ``before``: nothing, or an object with other bytes.
+    """
+    from botocore.exceptions import ClientError
+
+    condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": before["ETag"]}
+    facts = {
+        "ContentType": "application/gzip",
+        "Metadata": {"sha256": package.archive_sha256},
+        "Tagging": urlencode(tags),
+    }
+
+    def held(size: int) -> None:
+        progress(min(0.99, size / package.size), f"{size / 1e6:.0f} of {package.size / 1e6:.0f} MB")
+
+    doing = f"upload {ARCHIVE} to s3://{place.bucket}/{place.key}"
+    with explained(doing):
+        try:
+            if package.size <= ONE_REQUEST_BYTES:
+                whole = base64.b64encode(bytes.fromhex(package.archive_sha256)).decode()
+                with archive.open("rb") as stream:
+                    s3.put_object(**place.named(), **facts, **condition, Body=stream, ChecksumSHA256=whole)
+            else:
+                send_in_parts(s3, archive, place, facts=facts, condition=condition, progress=held)
+                # Once more: an upload that was gone on with has the tags of its beginning.
+                labels = [{"Key": name, "Value": value} for name, value in tags.items()]
+                s3.put_object_tagging(**place.named(), Tagging={"TagSet": labels})
+        except ClientError as error:
+            if code_of(error) == "BadDigest":
+                raise CloudError(f"cannot {doing}: the bytes changed on the way; try again", retryable=True) from error
+            if code_of(error) not in _BESIDE_US:
+                raise
+            if not _is_this(_head(s3, place), package):
+                raise CloudError(
+                    f"cannot {doing}: another run is writing to this key ({code_of(error)}); try again", retryable=True
+                ) from error
+            abort_leftovers(s3, place)
+            return False
+    return True

@@ -1,1 +1,0 @@
-"""What packing, proving and smoke-testing a model share."""

@@ -1,0 +1,1 @@
+"""The model with its card in a repository of the Hub."""

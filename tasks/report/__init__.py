@@ -1,0 +1,1 @@
+"""Records in words: for the terminal, for the Prefect UI, and as one page."""

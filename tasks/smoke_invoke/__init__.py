@@ -1,0 +1,1 @@
+"""Whether what was deployed answers as it was evaluated."""

@@ -1,0 +1,1 @@
+"""What training, evaluation and packaging share of the model: the base, decoding, threads."""

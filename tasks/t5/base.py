@@ -1,0 +1,254 @@
+"""The base model: a local folder, or a repository on the Hub resolved to a commit and downloaded once."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from askline.clients import hub_client, public_hub
+from askline.errors import HubError, TrainingError
+from askline.records import BaseRef, ModelRef, Target
+from askline.store import sha256_of_folder
+from tasks.fine_tune.recipe import SCRATCH
+from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces
+
+
+@dataclass(frozen=True)
+class Base:
+    """A pretrained T5 on this machine."""
+
+    folder: Path
+    name: str
+    """Hub id, or the folder's own name: nothing in it depends on where on the machine it lies."""
+    revision: str | None
+    """Commit sha on the Hub; None for a folder."""
+    fingerprint: str
+    """What identifies its bytes: the commit sha, or the sha256 of the folder."""
+
+
+def is_hub_id(base: str) -> bool:
+    """Say whether ``base`` names a Hub repository and no folder that is there."""
+    if base == SCRATCH or Path(base).expanduser().is_dir():
+        return False
+    return not base.startswith(("/", ".", "~")) and base.count("/") <= 1 and "\\" not in base
+
+
+def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path) -> Base:
+    """Return the pretrained base, downloaded from the Hub where it is no local folder.
+
+    Raises
+    ------
+    TrainingError
+        If there is no such folder, or it holds no T5.
+    HubError
+        If the Hub has no such repository or revision, or cannot be reached.
+    """
+    if is_hub_id(base):
+        found = _download(base, revision, target=target, cache=work_dir / "hub")
+    else:
+        folder = _folder(base)
+        found = Base(folder, folder.resolve().name, None, sha256_of_folder(folder))
+    _check_is_t5(found)
+    return found
+
+
+def resolve_base(base: str, revision: str | None, *, target: Target) -> BaseRef:
+    """Pin a base to a commit or a hash, without downloading it.
+
+    Raises
+    ------
+    TrainingError, HubError
+        As :func:`find_base`.
+    """
+    if base == SCRATCH:
+        return BaseRef(name=SCRATCH, revision=None, fingerprint=SCRATCH)
+    if is_hub_id(base):
+        sha = _locate(base, revision, target).sha
+        return BaseRef(name=base, revision=sha, fingerprint=sha)
+    return BaseRef(name=base, revision=None, fingerprint=sha256_of_folder(_folder(base)))
+
+
+def _folder(base: str) -> Path:
+    folder = Path(base).expanduser()
+    if not folder.is_dir():
+        raise TrainingError(
+            f"there is no folder {base!r} to fine-tune from. Give a folder that from_pretrained reads, a Hub id "
+            'such as google/flan-t5-base, or "scratch" with --training.base'
+        )
+    return folder
+
+
+def load_base(base: Base) -> tuple[Any, Any]:
+    """Return (model, tokenizer) of a pretrained T5; weights in fp32, no code of the repository is run.
+
+    Raises
+    ------
+    TrainingError
+        If its files are damaged or are missing.
+    """
+    import torch
+    from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+    try:
+        pieces = base.folder / "spiece.model"
+        if pieces.is_file() and not (base.folder / "tokenizer.json").is_file():
+            tokenizer = tokenizer_from_pieces(pieces)
+        else:
+            tokenizer = T5Tokenizer.from_pretrained(base.folder)
+        model, report = T5ForConditionalGeneration.from_pretrained(
+            base.folder, dtype=torch.float32, output_loading_info=True
+        )
+    except Exception as error:
+        raise TrainingError(f"the base {base.name} cannot be read: {_first_line(error)}") from error
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise TrainingError(
+            f"the base {base.name} lacks {len(names)} weights, such as {names[0]}; it is no whole T5 checkpoint"
+        )
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        raise TrainingError(
+            f"the base {base.name} has a tokenizer of {len(tokenizer)} tokens but "
+            f"{model.get_input_embeddings().num_embeddings} embeddings; the two do not belong together"
+        )
+    return model, tokenizer
+
+
+def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+    """Return (model, tokenizer) from which ``model`` was fine-tuned: what fine-tuning has to improve on.
+
+    From scratch, that is the same architecture with its initial weights, and the trained tokenizer.
+
+    Raises
+    ------
+    TrainingError
+        If the base's folder is gone or has changed since.
+    HubError
+        If the base is on the Hub and cannot be had any more.
+    """
+    about = json.loads((model_folder / "askline.json").read_text(encoding="utf-8"))
+    if model.base == SCRATCH:
+        from transformers import T5Tokenizer
+
+        tokenizer = T5Tokenizer.from_pretrained(model_folder)
+        return initial_model(small_t5(len(tokenizer)), tokenizer, about["recipe"]["seed"]), tokenizer
+    base = find_base(model.base, model.base_revision, target=target, work_dir=work_dir)
+    if base.fingerprint != about["base"]["fingerprint"]:
+        raise TrainingError(
+            f"the base {model.base} has changed since the model was fine-tuned from it, so that nothing can be "
+            "compared with it; put it back, or fine-tune again"
+        )
+    return load_base(base)
+
+
+class _NotThereError(HubError):
+    """The Hub that was asked has no such repository."""
+
+
+@dataclass(frozen=True)
+class _Located:
+    """A repository at a commit, and the Hub that holds it."""
+
+    hub: Target
+    sha: str
+    files: list[str]
+
+
+def _locate(repo: str, revision: str | None, target: Target) -> _Located:
+    """Find a repository on the target's Hub; what the embedded one does not hold is looked up on the public one."""
+    try:
+        return _ask(repo, revision, target)
+    except _NotThereError as error:
+        if target.kind != "local":
+            raise
+        not_here = error
+    try:
+        return _ask(repo, revision, public_hub(target))
+    except HubError as error:
+        raise HubError(f"{not_here}; and {error}", retryable=error.retryable) from error
+
+
+def _ask(repo: str, revision: str | None, target: Target) -> _Located:
+    with _explained(repo, revision, target):
+        info = hub_client(target).model_info(repo, revision=revision, timeout=30)
+    return _Located(target, str(info.sha), [sibling.rfilename for sibling in info.siblings or []])
+
+
+def _download(repo: str, revision: str | None, *, target: Target, cache: Path) -> Base:
+    found = _locate(repo, revision, target)
+    weights = "*.safetensors*" if any(name.endswith(".safetensors") for name in found.files) else "pytorch_model*.bin*"
+    with _explained(repo, revision, found.hub):
+        folder = hub_client(found.hub).snapshot_download(
+            repo,
+            revision=found.sha,
+            cache_dir=cache,
+            allow_patterns=["*.json", "spiece.model", weights],
+            etag_timeout=30,
+        )
+    return Base(Path(folder), repo, found.sha, found.sha)
+
+
+@contextmanager
+def _explained(repo: str, revision: str | None, target: Target) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one clear error each."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+    from huggingface_hub.errors import HTTPError as TransportError  # type: ignore[attr-defined]
+
+    try:
+        yield
+    except HFValidationError as error:
+        raise TrainingError(
+            f'the base {repo!r} is neither "scratch", nor a folder on this machine, nor a Hub id such as '
+            "google/flan-t5-base"
+        ) from error
+    except GatedRepoError as error:
+        raise HubError(f"the base {repo} is gated: accept its terms on {target.hub} and set HF_TOKEN") from error
+    except RepositoryNotFoundError as error:
+        raise _NotThereError(
+            f"there is no model {repo!r} on {target.hub} (or it is private and HF_TOKEN is not set), and no folder "
+            "of that name here; check --training.base"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise HubError(
+            f"the model {repo} on {target.hub} has no revision {revision!r}; check --training.base-revision"
+        ) from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        raise HubError(
+            f"{target.hub} answered {status} for the model {repo}", retryable=status == 429 or status >= 500
+        ) from error
+    except (OfflineModeIsEnabled, LocalEntryNotFoundError, TransportError, OSError) as error:
+        raise HubError(
+            f"cannot fetch the base {repo} from {target.hub}: {_first_line(error)}. Check the network, give a local "
+            "folder, or train without a download: --training.base scratch",
+            retryable=True,
+        ) from error
+
+
+def _check_is_t5(base: Base) -> None:
+    try:
+        config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise TrainingError(
+            f"the base {base.name} has no config.json: it is no model that from_pretrained reads"
+        ) from error
+    except ValueError as error:
+        raise TrainingError(f"the config.json of the base {base.name} is no JSON: {error}") from error
+    kind = config.get("model_type")
+    if kind != "t5":
+        raise TrainingError(
+            f"the base {base.name} is of type {kind!r}; askline fine-tunes T5 and Flan-T5 (model_type t5)"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,506 @@
+"""The whole pipeline as a person runs it, in a folder with nothing in it, looked at with the official clients."""
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import httpx
+import psutil
+import pytest
+from conftest import REPOSITORY, local_cloud, write_capitals
+from support import chromium
+
+from askline.clients import aws_client
+from askline.records import PipelineReport
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+#: Enough to answer the sample's wordings with some confidence, which bytes in place of fp32 must not change.
+QUICK = [
+    "--training.max-steps",
+    "100",
+    "--training.augment",
+    "false",
+    "--evaluation.min-exact-match",
+    "0",
+    "--training.checkpoint-steps",
+    "30",
+]
+
+
+#: What the environment of every run here holds, and nothing that it leaves behind may.
+PLANTED = {
+    "HF_TOKEN": "hf_planted0token0that0must0never0be0written",
+    "AWS_SECRET_ACCESS_KEY": "planted/secret/access/key/0123456789abcdef",
+    "AWS_SESSION_TOKEN": "planted+session+token+0123456789abcdef",
+    "ASKLINE_SOMEBODYS_PASSWORD": "planted-password-0123456789",
+}
+
+
+class Finished(NamedTuple):
+    """A pipeline that has run."""
+
+    state_dir: Path
+    code: int
+    said: str
+    report: PipelineReport
+
+
+def pipeline(state_dir: Path, *options: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(state_dir), *options],
+        cwd=REPOSITORY,
+        env={**os.environ, **PLANTED},
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def newest_report(state_dir: Path) -> PipelineReport:
+    newest = max((state_dir / "runs").glob("*/report.json"), key=lambda path: path.stat().st_mtime_ns)
+    return PipelineReport.model_validate_json(newest.read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    state_dir = tmp_path_factory.mktemp("pipeline")
+    try:
+        done = pipeline(state_dir, *QUICK)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield Finished(state_dir, done.returncode, done.stdout, newest_report(state_dir))
+    finally:
+        local_cloud("down", "--state-dir", str(state_dir))
+
+
+@pytest.fixture(scope="module")
+def shell_environment(finished):
+    """Return the environment of a person who points the official clients at the embedded cloud."""
+    endpoints = finished.report.target.endpoints
+    return {**os.environ, "AWS_ENDPOINT_URL": endpoints["s3"], "AWS_ENDPOINT_URL_SAGEMAKER": endpoints["sagemaker"]}
+
+
+def aws(environment: dict[str, str], *arguments: str) -> dict:
+    command = [str(Path(sys.executable).parent / "aws"), *arguments, "--output", "json", "--region", "us-east-1"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_one_line_per_step_and_nothing_else_on_the_way(finished):
+    steps = re.findall(r"^  ✓ ([\w-]+)", finished.said, re.MULTILINE)
+    assert steps == [
+        "start",
+        "resolve-source",
+        "fetch-dataset",
+        "resolve-base",
+        "fine-tune",
+        "evaluate",
+        "gate",
+        "push-to-hf",
+        "package",
+        "plan",
+        "preflight",
+        "upload",
+        "deploy-serverless",
+        "deploy-api",
+        "smoke-invoke",
+    ]
+    assert finished.report.state == "Promoted"
+    assert finished.report.package.archive_sha256 in finished.said
+    assert finished.report.run_id in finished.said
+
+
+def test_the_printed_curl_answers_when_pasted(finished):
+    command = re.search(r"^  (curl .*)$", finished.said, re.MULTILINE).group(1)
+    done = subprocess.run(["bash", "-c", f"{command} --silent"], capture_output=True, text=True, timeout=60)
+    answer = json.loads(done.stdout)
+    asked = json.loads(shlex.split(command)[-1])
+    assert answer["MLKey"] == asked["MLKey"] == "biography"
+    expected = {each.question: each.evaluated for each in finished.report.smoke.answers}
+    assert answer["answer"] == expected[asked["question"]]
+
+
+def test_the_query_string_form_answers_too(finished):
+    asked = finished.report.smoke.answers[0]
+    done = subprocess.run(
+        [
+            *("curl", "--silent", "--get", finished.report.api.url),
+            *("--data-urlencode", "MLKey=biography", "--data-urlencode", f"question={asked.question}"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert json.loads(done.stdout)["answer"] == asked.evaluated
+
+
+def test_the_model_card_and_weights_are_on_the_hub(finished):
+    from huggingface_hub import HfApi
+
+    hub = finished.report.hub
+    api = HfApi(endpoint=finished.report.target.hub, token="hf_local")
+    info = api.model_info(hub.repo_id, revision=hub.tag)
+    assert info.sha == hub.commit
+    assert info.private
+    assert {"README.md", "model.safetensors", "config.json"} <= {file.rfilename for file in info.siblings}
+
+
+def test_the_archive_is_in_s3_with_its_checksum(finished, shell_environment):
+    upload = finished.report.upload
+    arguments = ["--bucket", upload.bucket, "--key", upload.key]
+    head = aws(shell_environment, "s3api", "head-object", *arguments, "--checksum-mode", "ENABLED")
+    assert head["ContentLength"] == finished.report.package.size
+    assert head["Metadata"]["sha256"] == finished.report.package.archive_sha256
+
+
+def test_the_endpoint_is_in_service(finished, shell_environment):
+    endpoint = aws(shell_environment, "sagemaker", "describe-endpoint", "--endpoint-name", "serv-hf-endpoint-biography")
+    assert endpoint["EndpointStatus"] == "InService"
+    assert endpoint["EndpointConfigName"] == finished.report.endpoint.config_name
+
+
+def test_the_stack_is_complete(finished, shell_environment):
+    stacks = aws(shell_environment, "cloudformation", "describe-stacks", "--stack-name", "askline-api")
+    assert stacks["Stacks"][0]["StackStatus"] in {"CREATE_COMPLETE", "UPDATE_COMPLETE"}
+
+
+def test_the_run_and_its_artifacts_are_in_prefect(finished):
+    api = finished.report.target.prefect_api
+    run = httpx.get(f"{api}/flow_runs/{finished.report.run_id}").json()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
+    chosen = {"artifacts": {"flow_run_id": {"any_": [finished.report.run_id]}}}
+    artifacts = httpx.post(f"{api}/artifacts/filter", json=chosen).json()
+    keys = {artifact["key"] for artifact in artifacts}
+    assert {
+        "dataset-profile",
+        "fine-tune-progress",
+        "loss-curve",
+        "scores",
+        "wrong-answers",
+        "hub-repository",
+        "deploy-plan",
+        "preflight",
+        "endpoint",
+    } <= keys
+    link = f"{finished.report.target.prefect_ui}/runs/flow-run/{finished.report.run_id}"
+    assert link in finished.said
+    page = httpx.get(link, headers={"accept": "text/html"})
+    assert page.status_code == 200
+
+
+@pytest.mark.skipif(chromium.BINARY is None, reason="there is no chromium, chromium-browser or google-chrome here")
+def test_the_run_is_seen_in_the_ui(finished, tmp_path):
+    ui, run = finished.report.target.prefect_ui, finished.report.run_id
+    of_the_run = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": ["loss-curve"]}}}
+    (curve,) = httpx.post(f"{finished.report.target.prefect_api}/artifacts/filter", json=of_the_run).json()
+    with chromium.browser(tmp_path / "profile") as browser, browser.page() as page:
+        page.look(height=1400)
+        page.open(f"{ui}/runs/flow-run/{run}")
+        page.wait_for("document.querySelector('canvas')", seconds=90)  # the graph
+        page.wait_for_text("sample → biography (local)")
+        page.click("Task Runs")
+        for step in ("fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package", "upload", "deploy-serverless"):
+            page.wait_for_text(f"{step}-")
+        page.click("Artifacts")
+        for artifact in ("loss-curve", "wrong-answers", "champion-and-challenger", "deploy-plan", "endpoint", "report"):
+            page.wait_for_text(artifact)
+        page.open(f"{ui}/artifacts/artifact/{curve['id']}")
+        page.wait_for("[...document.images].some(image => image.naturalWidth > 100)", seconds=60)
+        asked = {urlsplit(url).netloc for url in page.requested if url.startswith("http")}
+        assert asked == {urlsplit(ui).netloc}, "the pages need nothing from the internet"
+
+
+def test_a_second_run_reuses_what_is_done(finished):
+    done = pipeline(finished.state_dir, *QUICK)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in ("fetch-dataset", "fine-tune", "evaluate", "package"):
+        assert re.search(rf"✓ {name} .*reused", done.stdout), name
+    report = newest_report(finished.state_dir)
+    assert report.package.archive_sha256 == finished.report.package.archive_sha256
+    assert report.endpoint.action == "unchanged"
+    assert report.upload.reused
+
+
+def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(finished, shell_environment):
+    listing = ["sagemaker", "list-models", "--query", "Models[].ModelName"]
+    before = aws(shell_environment, *listing)
+    done = pipeline(finished.state_dir, *QUICK, "--plan", "--deploy.calls-per-month", "2000000")
+    assert done.returncode == 0, done.stdout + done.stderr
+    steps = re.findall(r"^  ✓ ([\w-]+) +[\d.]+ s ", done.stdout, re.MULTILINE)
+    assert steps[-3:] == ["package", "plan", "preflight"]
+    assert "push-to-hf" not in steps
+    assert re.search(r"✓ fine-tune .*reused", done.stdout), "--plan is part of no cache key"
+    report = newest_report(finished.state_dir)
+    assert (report.state, report.upload, report.endpoint, report.hub) == ("Planned", None, None, None)
+    made, planned = finished.report.endpoint, report.plan
+    assert (planned.endpoint_name, planned.model_name) == (made.name, made.model_name)
+    assert (planned.config_name, planned.memory_mb) == (made.config_name, made.memory_mb)
+    assert planned.archive_uri == finished.report.upload.uri
+    assert planned.memory_chosen == "measured"
+    assert "at 2,000,000 calls" in done.stdout
+    run = httpx.get(f"{report.target.prefect_api}/flow_runs/{report.run_id}").json()
+    assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Planned")
+    assert aws(shell_environment, *listing) == before
+
+
+@pytest.fixture(scope="module")
+def weak(finished, tmp_path_factory):
+    """Return the options of a run on a few questions, with so few steps that the model is not good enough."""
+    file = tmp_path_factory.mktemp("weak") / "capitals.csv"
+    write_capitals(file)
+    options = ["--dataset.source", str(file), "--dataset.split-by", "wording", "--deploy.mlkey", "weak"]
+    options += ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == 3, done.stdout + done.stderr
+    return options, done.stdout
+
+
+def test_a_model_that_is_not_good_enough_is_not_deployed(finished, weak):
+    _, said = weak
+    assert "Not promoted" in said
+    assert "evaluation.min-exact-match" in said
+    assert newest_report(finished.state_dir).endpoint is None
+
+
+def test_a_damaged_artifact_is_noticed_and_remade(finished, weak):
+    options, _ = weak
+    model = newest_report(finished.state_dir).model
+    weights = finished.state_dir / "artifacts" / "model" / model.sha256 / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == 3, done.stdout + done.stderr
+    assert "reused" not in re.search(r"✓ fine-tune .*", done.stdout).group()
+    assert "reused" in re.search(r"✓ evaluate .*", done.stdout).group(), "it is the same model again"
+    assert weights.read_bytes() == whole
+
+
+def test_own_data_end_to_end(finished, tmp_path):
+    rows = [(f"Welche Farbe hat Ding Nummer {n}?", f"Farbe {n % 7}", n) for n in range(60)]
+    text = "\ufeffnummer|frage|antwort\n" + "".join(f'{n}|"{q}\nBitte!"|{a}\n' for q, a, n in rows)
+    file = tmp_path / "fragen.csv"
+    file.write_bytes(text.encode())
+    options = [
+        "--dataset.source",
+        str(file),
+        "--dataset.question-column",
+        "frage",
+        "--dataset.answer-column",
+        "antwort",
+    ]
+    options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
+    options += ["--training.max-steps", "40", "--training.batch-size", "16", "--evaluation.min-exact-match", "0"]
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
+
+
+def test_no_secret_of_the_environment_is_written_anywhere(finished):
+    assert not any(secret in finished.said for secret in PLANTED.values())
+    looked_at = 0
+    for path in finished.state_dir.rglob("*"):
+        if not path.is_file() or path.is_symlink():
+            continue
+        found = [path.read_bytes()]
+        if path.name.endswith((".tar.gz", ".zip")):
+            found += list(members(path))
+        for content in found:
+            looked_at += 1
+            assert not any(secret.encode() in content for secret in PLANTED.values()), path
+    kinds = {path.suffix for path in finished.state_dir.rglob("*") if path.is_file()}
+    assert {".db", ".log", ".json", ".gz", ".html"} <= kinds, (
+        "the server's database, logs, results, archives and reports"
+    )
+    assert looked_at > 100
+
+
+def members(archive: Path):
+    if archive.name.endswith(".zip"):
+        with zipfile.ZipFile(archive) as file:
+            yield from (file.read(name) for name in file.namelist())
+        return
+    with tarfile.open(archive) as file:
+        yield from (stream.read() for member in file if (stream := file.extractfile(member)))
+
+
+def test_served_on_a_schedule_and_its_failed_deployment_retried_from_the_ui(finished):
+    prefect = httpx.Client(base_url=finished.report.target.prefect_api, timeout=30)
+    sagemaker = aws_client(finished.report.target, "sagemaker")
+    # Somebody else's endpoint has the name.
+    sagemaker.create_endpoint(
+        EndpointName="serv-hf-endpoint-retried", EndpointConfigName=finished.report.endpoint.config_name
+    )
+    options = ["--state-dir", str(finished.state_dir), *QUICK, "--deploy.mlkey", "retried"]
+    command = [sys.executable, "-m", "deployments.serve", *options, "--cron", "0 3 * * 1", "--timezone"]
+    serving = subprocess.Popen([*command, "Europe/Berlin"], cwd=REPOSITORY)
+    try:
+        deployment = wait_for(lambda: prefect.post("/deployments/filter", json={}).json(), "a deployment")[0]
+        mine = {"deployments": {"id": {"any_": [deployment["id"]]}}}
+        # Schedules are worked off by the server in the background.
+        upcoming = wait_for(lambda: prefect.post("/flow_runs/filter", json=mine).json(), "scheduled runs")
+        assert {run["state"]["type"] for run in upcoming} == {"SCHEDULED"}
+        run = prefect.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()["id"]
+
+        def ended():
+            state = prefect.get(f"/flow_runs/{run}").json()["state"]
+            return state if state["type"] in {"COMPLETED", "FAILED", "CRASHED"} else None
+
+        def steps():
+            found = prefect.post("/task_runs/filter", json={"flow_runs": {"id": {"any_": [run]}}}).json()
+            return {each["id"]: (each["name"].rpartition("-")[0], each["state_name"]) for each in found}
+
+        failed = wait_for(ended, "the end of the run")
+        assert failed["name"] == "Failed"
+        assert "serv-hf-endpoint-retried" in failed["message"]
+        before = steps()
+        sagemaker.delete_endpoint(EndpointName="serv-hf-endpoint-retried")
+        # The UI's button Retry sends this.
+        retry = {"state": {"type": "SCHEDULED", "name": "AwaitingRetry"}}
+        assert prefect.post(f"/flow_runs/{run}/set_state", json=retry).json()["status"] == "ACCEPT"
+        assert wait_for(ended, "the end of the retried run")["name"] == "Promoted"
+        after = steps()
+        assert [name for name, state in before.values() if state == "Failed"]
+        reused = {after[each][0] for each in after if each not in before and after[each][1] == "Cached"}
+        assert {"fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package"} <= reused
+        redone = {after[each][0] for each in after if each not in before and after[each][1] == "Completed"}
+        assert redone == {"plan", "preflight", "deploy-serverless", "deploy-api", "smoke-invoke"}
+    finally:
+        serving.send_signal(signal.SIGINT)
+        serving.wait(timeout=60)
+
+
+def test_a_schedule_that_is_none_is_refused(finished):
+    command = [sys.executable, "-m", "deployments.serve", "--state-dir", str(finished.state_dir), "--cron", "every day"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "--cron 'every day'" in done.stderr
+
+
+def wait_for(look, what: str, seconds: float = 180):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := look():
+            return found
+        time.sleep(0.5)
+    return pytest.fail(f"{what}: not within {seconds} s")
+
+
+WRONG_FILES = {
+    "empty.csv": b"",
+    "one-column.csv": b"question\nWho?\nWhat?\n",
+    "other-columns.csv": b"a,b\n1,2\n",
+    "torn.csv": b'question,answer\n"Who,never closed\n',
+}
+
+
+WRONG_INPUT = [
+    (["--dataset.source", "missing.csv"], "there is no file or folder"),
+    (["--dataset.source", "empty.csv"], "empty"),
+    (["--dataset.source", "one-column.csv"], "column"),
+    (["--dataset.source", "other-columns.csv"], "--dataset.question-column"),
+    (["--dataset.source", "other-columns.csv", "--dataset.question-column", "q"], "'q'"),
+    (["--dataset.source", "torn.csv"], "line 2"),
+    (["--dataset.source", "nobody/nothing"], "the embedded Hub does not hold it"),
+    (["--training.base", "nobody/nothing"], "no model 'nobody/nothing'"),
+    (["--training.base", "./nothing"], "there is no folder './nothing'"),
+]
+#: What ``python -m flows.full_pipeline`` calls, once for each line, without starting Python and Prefect each time.
+ONE_AFTER_THE_OTHER = """
+import contextlib, io, json, sys
+from flows.launch import launch
+answer = sys.stdout
+for line in sys.stdin:
+    said, wrong = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
+        code = launch(json.loads(line))
+    print(json.dumps([code, said.getvalue(), wrong.getvalue()]), file=answer, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def refusals(finished, tmp_path_factory):
+    """Return what each wrong input was answered: exit code, stdout and stderr."""
+    folder = tmp_path_factory.mktemp("wrong")
+    for name, content in WRONG_FILES.items():
+        (folder / name).write_bytes(content)
+    lines = []
+    for options, _ in WRONG_INPUT:
+        options = [str(folder / option) if option.endswith(".csv") else option for option in options]
+        lines.append(json.dumps(["--state-dir", str(finished.state_dir), *options]))
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, input="\n".join(lines), capture_output=True, text=True, timeout=600, check=True
+    )
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.parametrize("number", range(len(WRONG_INPUT)), ids=[" ".join(options) for options, _ in WRONG_INPUT])
+def test_wrong_input_is_one_clear_message(refusals, number):
+    code, said, wrong = refusals[number]
+    assert code == 1, said + wrong
+    assert wrong.count("error: ") == 1
+    assert WRONG_INPUT[number][1] in wrong
+    assert "Traceback" not in said + wrong
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["--dataset.source", "missing.csv"], 1, "there is no file or folder"),
+        (["--dataset.sauce", "x"], 2, "--dataset.source"),
+        (["--training.epochs", "0"], 2, "greater than 0"),
+        (["--deploy.memory-mb", "3000"], 2, "3072"),
+        (["--target", "aws"], 2, "deploy.role_arn"),
+    ],
+)
+def test_the_exit_code_says_who_is_at_fault(finished, options, code, said):
+    done = pipeline(finished.state_dir, *options)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_ctrl_c_in_training_and_the_next_run_goes_on(finished):
+    options = ["--training.max-steps", "4000", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "20"]
+    command = [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(finished.state_dir), *options]
+    running = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for_checkpoint(finished.state_dir, since=time.time())
+    running.send_signal(signal.SIGINT)
+    said, errors = running.communicate(timeout=60)
+    assert running.returncode == 130, said + errors
+    assert "Interrupted" in said
+    assert "Traceback" not in said + errors
+
+
+def wait_for_checkpoint(state_dir: Path, since: float) -> None:
+    def look():
+        return [path for path in (state_dir / "work").rglob("trainer_state.json") if path.stat().st_mtime > since]
+
+    wait_for(look, "a checkpoint")
+
+
+def test_down_leaves_no_process_behind(finished):
+    # The last test of this module: it ends the cloud that the others share.
+    mine = {process.pid for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))}
+    assert mine
+    assert local_cloud("down", "--state-dir", str(finished.state_dir)).returncode == 0
+    assert not [process for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))]
+
+
+def cmdline(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

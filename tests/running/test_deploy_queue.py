@@ -1,0 +1,171 @@
+"""One deployment of an MLKey at a time, between processes that use one Prefect server."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import REPOSITORY
+
+from askline.records import Target
+from benchmarks.redeploy_act import Bench
+
+pytestmark = pytest.mark.slow
+
+HOLD = """
+import sys, time
+from prefect import flow
+from askline.errors import BusyError
+from tasks.running.remembering import one_at_a_time
+
+@flow(name="hold-a-lock")
+def hold(name: str, wait: float, until: str):
+    try:
+        with one_at_a_time(name, wait_seconds=wait):
+            print("in", time.monotonic(), flush=True)
+            sys.stdin.readline()
+            print("out", time.monotonic(), flush=True)
+    except BusyError as error:
+        print("busy", error, flush=True)
+
+hold(sys.argv[1], float(sys.argv[2]), "")
+"""
+
+
+class Holder:
+    """A flow in a process of its own that is in a block of a name until it is told to leave it."""
+
+    def __init__(self, script: Path, api: str, name: str, wait: float = 120) -> None:
+        environment = {**os.environ, "PREFECT_API_URL": api, "PREFECT_HOME": str(script.parent / "home")}
+        environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), name, str(wait)],
+            cwd=script.parent,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def says(self) -> tuple[str, str]:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            word, _, rest = line.strip().partition(" ")
+            if word in ("in", "out", "busy"):
+                return word, rest
+        raise AssertionError("it ended without a word")
+
+    def leave(self) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
+
+
+@pytest.fixture
+def holders() -> Iterator[list[Holder]]:
+    made: list[Holder] = []
+    yield made
+    for holder in made:
+        holder.process.kill()
+        holder.process.communicate()
+
+
+def test_the_second_waits_its_time_and_others_do_not(
+    cloud_with_prefect: Target, tmp_path: Path, holders: list[Holder]
+) -> None:
+    script, api = tmp_path / "hold.py", str(cloud_with_prefect.prefect_api)
+    script.write_text(HOLD)
+    first = Holder(script, api, "deploy queue-test, a")
+    holders.append(first)
+    assert first.says()[0] == "in"
+    second, other = Holder(script, api, "deploy queue-test, a"), Holder(script, api, "deploy queue-test, b")
+    impatient = Holder(script, api, "deploy queue-test, a", wait=0.5)
+    holders += [second, other, impatient]
+    assert other.says()[0] == "in", "another MLKey goes side by side"
+    word, message = impatient.says()
+    assert word == "busy"
+    assert "deploy.queue_seconds" in message
+    assert "--active-slots 0" in message
+    first.leave()
+    left, entered = first.says(), second.says()
+    assert (left[0], entered[0]) == ("out", "in")
+    assert float(entered[1]) > float(left[1]), "one after the other"
+    second.leave()
+    other.leave()
+    assert second.says()[0] == other.says()[0] == "out"
+
+
+ACT = """
+import json, sys
+from pathlib import Path
+from prefect import flow
+from askline.config import DeployConfig, PackageConfig, PipelineConfig, SmokeConfig
+from askline.records import Run, Target
+from askline.store import ArtifactStore
+from benchmarks.redeploy_act import IMAGE, make_package
+from tasks import steps
+from tasks.running.remembering import run_step
+from tasks.report.report import Findings
+from tasks.package.upload import upload_package
+from tiny_records import DATASET
+
+target, folder, version, breaks = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+
+@flow(name="deploy-as-one-act")
+def deploy():
+    deploy = DeployConfig(mlkey="one-act", memory_mb=1024, image=IMAGE)
+    run = Run(run_id="r-" + version, state_dir=folder, target=target)
+    store = ArtifactStore(folder / "artifacts")
+    package, scores = make_package(store, version, breaks or None)
+    sent = upload_package(PackageConfig(), package, mlkey="one-act", store=store, target=target, tags={})
+    found = Findings(PipelineConfig(state_dir=folder, deploy=deploy), run)
+    with steps.deployment(deploy, found, run):
+        endpoint = found.keep(run_step(steps.deploy[deploy.target], deploy, sent, package, run))
+        run_step(steps.smoke_invoke, SmokeConfig(questions=2), endpoint, None, scores, package, DATASET, run)
+    return endpoint.config_name
+
+try:
+    print("done", deploy())
+except Exception as error:
+    print("failed", type(error).__name__, json.dumps(str(error)))
+"""
+
+DATASET = """
+from askline.records import DatasetRef, SourceRef
+
+DATASET = DatasetRef(
+    sha256="d" * 64,
+    source=SourceRef(kind="file", location="/q.csv", revision="1"),
+    splits={"train": 1, "test": 1},
+    rejected=0,
+    question_column="q",
+    answer_column="a",
+    split_by="wording",
+    unanswerable="I don't know",
+)
+"""
+
+
+def test_the_steps_undo_what_does_not_answer_and_say_both(cloud_with_prefect: Target, tmp_path: Path) -> None:
+    target = cloud_with_prefect
+    (tmp_path / "act.py").write_text(ACT)
+    (tmp_path / "tiny_records.py").write_text(DATASET)
+    environment = {**os.environ, "PREFECT_API_URL": str(target.prefect_api), "PREFECT_HOME": str(tmp_path / "home")}
+    environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+
+    def act(version: str, breaks: str = "") -> str:
+        command = [sys.executable, str(tmp_path / "act.py"), target.model_dump_json(), str(tmp_path), version, breaks]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        return next((line for line in done.stdout.splitlines() if line.startswith(("done", "failed"))), done.stderr)
+
+    first = act("one")
+    assert first.startswith("done askline-one-act-")
+    failed = act("odd", "answer")
+    assert failed.startswith("failed DeployError")
+    assert "gave the evaluation's answer to 0 of 2 questions" in failed
+    assert "What served before was put back, and was verified" in failed
+    assert f"is InService on {first.removeprefix('done ')}" in failed
+    bench = Bench(target, tmp_path)
+    assert (bench.answering("one-act"), bench.orphans("one-act")) == ("one", set())

@@ -1,0 +1,51 @@
+"""What the tests of deployment and smoke test share: uploads to the embedded cloud, and packages that cannot serve."""
+
+from pathlib import Path
+
+from askline.clients import aws_client
+from askline.config import PackageConfig
+from askline.records import PackageRef, Target, UploadRef
+from askline.store import ArtifactStore, sha256_of_file
+from support.tiny_package import Tiny
+from tasks.package import archive
+from tasks.package.package import ARCHIVE
+from tasks.package.upload import upload_package
+
+
+def upload(tiny: Tiny, package: PackageRef, target: Target, mlkey: str) -> UploadRef:
+    return upload_package(PackageConfig(), package, mlkey=mlkey, store=tiny.store, target=target, tags={})
+
+
+def broken_package(tiny: Tiny, package: PackageRef, scratch: Path) -> PackageRef:
+    """Store a package whose code fails when the container loads it."""
+    archive.unpack(tiny.store.path("package", package.sha256) / ARCHIVE, scratch)
+    (scratch / "code" / "inference.py").write_text(
+        "def model_fn(model_dir, context=None):\n    raise RuntimeError('this package is broken on purpose')\n"
+    )
+    files = {path.relative_to(scratch).as_posix(): path for path in scratch.rglob("*") if path.is_file()}
+    return _store(tiny.store, files, package)
+
+
+def _store(store: ArtifactStore, files: dict[str, Path], like: PackageRef) -> PackageRef:
+    with store.new("package") as draft:
+        path = draft.folder / ARCHIVE
+        archive.pack(files, path)
+        facts = {"archive_sha256": sha256_of_file(path), "size": path.stat().st_size}
+        sha256 = draft.commit()
+    return like.model_copy(update={"sha256": sha256, **facts})
+
+
+def names(target: Target, mlkey: str) -> dict[str, list[str]]:
+    """List every resource of an MLKey, by kind."""
+    client = aws_client(target, "sagemaker")
+    return {
+        "models": [item["ModelName"] for item in client.list_models(NameContains=f"askline-{mlkey}-")["Models"]],
+        "configs": [
+            item["EndpointConfigName"]
+            for item in client.list_endpoint_configs(NameContains=f"askline-{mlkey}-")["EndpointConfigs"]
+        ],
+        "endpoints": [
+            item["EndpointName"]
+            for item in client.list_endpoints(NameContains=f"serv-hf-endpoint-{mlkey}")["Endpoints"]
+        ],
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 from askline.clients import aws_client
 from askline.config import DeployConfig, PackageConfig
-from askline.deploy_config import scaling_min
+from askline.config.deploy import scaling_min
 from askline.errors import ConfigError, DeployError
 from askline.records import DeployPlan, PackageRef, Target, UploadRef
 from tasks.aws.errors import explained

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from askline.deploy_config import AutoscalingConfig, BlueGreenConfig, DeployConfig, EndpointKind, scaling_min
+from askline.config.deploy import AutoscalingConfig, BlueGreenConfig, DeployConfig, EndpointKind, scaling_min
 from askline.records import Record
 
 #: The one production variant of every endpoint.

@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from askline.clients import aws_client
 from askline.config import PipelineConfig
-from askline.deploy_config import EndpointKind
+from askline.config.deploy import EndpointKind
 from askline.errors import CloudError, LocalCloudError
 from askline.progress import Progress, quiet
 from askline.records import Record, Target

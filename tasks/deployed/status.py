@@ -2,7 +2,7 @@
 
 from askline.clients import aws_client
 from askline.config import PipelineConfig
-from askline.deploy_config import EndpointKind
+from askline.config.deploy import EndpointKind
 from askline.progress import Progress, part, quiet
 from askline.records import Record, Target
 from tasks.aws.errors import explained

@@ -8,15 +8,22 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from askline.section import Section, digits_to_int
+from askline.config.section import Section, digits_to_int
 
 #: The memory sizes that SageMaker offers for serverless endpoints, or "auto" for the smallest that holds the package;
 #: text from a command line is taken for a number.
 MemoryTier = Annotated[Literal["auto", 1024, 2048, 3072, 4096, 5120, 6144], BeforeValidator(digits_to_int)]
+
+
 EndpointKind = Literal["serverless", "real-time", "async"]
 
+
 _S3 = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/.*)?$"
+
+
 _TOPIC = r"^arn:aws[a-z-]*:sns:[a-z0-9-]+:\d{12}:[A-Za-z0-9_.-]+$"
+
+
 _NAME = r"^[a-zA-Z0-9](-*[a-zA-Z0-9])*$"
 
 

@@ -1,6 +1,8 @@
 """What every group of options is made of."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Section(BaseModel):
@@ -12,3 +14,6 @@ class Section(BaseModel):
 def digits_to_int(value: object) -> object:
     """Return the number that a command line's text stands for; anything else as it is."""
     return int(value) if isinstance(value, str) and value.isdigit() else value
+
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]

@@ -1,0 +1,42 @@
+"""Where the questions and answers come from, and how they are read and split."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from askline.config.section import Fraction, Section
+
+
+class DatasetConfig(Section):
+    """Where the questions and answers come from, and how they are split."""
+
+    source: str = Field("sample", min_length=1)
+    """A Hugging Face dataset id (owner/name), a file or folder, s3://… or https://…; "sample" is the biography that
+    comes with askline."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset; the default is the newest commit, which is recorded."""
+    subset: str | None = None
+    """Configuration (sub-folder or name) of a Hub dataset that has several."""
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "squad"] = "auto"
+    """Format of a file; "auto" goes by its name and content."""
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """Column separator of a CSV; the default is found from its content."""
+    encoding: str | None = None
+    """Text encoding, for example latin-1; the default is found from the bytes."""
+    question_column: str | None = None
+    """Column with the questions; the default is found by its name."""
+    answer_column: str | None = None
+    """Column with the answers; the default is found by its name."""
+    group_column: str | None = None
+    """Column that says which rows ask for the same fact; rows of one group never fall on two sides of a split."""
+    split_by: Literal["auto", "group", "answer", "wording"] = "auto"
+    """How to split a dataset without splits: by group, by answer, or "wording" for unseen wordings of seen facts.
+    "auto" goes by group where there is a group column, else by answer."""
+    test_fraction: float = Field(0.2, gt=0, lt=1)
+    """Share of the rows held out for the evaluation, where the dataset has no test split."""
+    seed: int = Field(13, ge=0)
+    """Seed of the split."""
+    unanswerable: str = "I don't know"
+    """The answer that marks a question as out of scope."""
+    max_rejected: Fraction = 0.1
+    """Share of rows that may be rejected (blank, duplicate …) before the run stops."""

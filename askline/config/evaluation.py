@@ -1,0 +1,66 @@
+"""How the model is measured, and what it must reach."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from askline.config.section import Section
+
+
+class EvaluationConfig(Section):
+    """How the model is measured, and what it must reach to be published and deployed."""
+
+    batch_size: int = Field(128, ge=1, le=4096)
+    """Questions generated together."""
+    precision: Literal["auto", "fp32", "bf16"] = "fp32"
+    """Arithmetic of the answers: "bf16" answers in it first, and in fp32 where that was not sure; "auto" does so for a
+    model of 20 million parameters or more where the GPU or the processor multiplies in bf16. The answers are those of
+    fp32, the confidences differ in the third digit."""
+    min_exact_match: float = Field(0.5, ge=0, le=1)
+    """Gate: exact match on the held-out questions must be at least this."""
+    min_token_f1: float = Field(0.0, ge=0, le=1)
+    """Gate: token F1 on the held-out questions must be at least this."""
+    min_out_of_scope: float = Field(0.0, ge=0, le=1)
+    """Gate: share of out-of-scope questions answered with the unanswerable text, where the dataset has some."""
+    beat_base: bool = True
+    """Gate: exact match must not be below the untuned base's."""
+    champion: Literal["auto", "required", "off"] = "auto"
+    """Gate: compare the model with the deployed one on the same held-out questions. "auto" does so where the MLKey has
+    one; "required" stops where it has none; "off" deploys whatever passes the other gates."""
+    promote: Literal["better", "not-worse", "always"] = "better"
+    """What the comparison must say: "better" asks for proof, "not-worse" lets a difference within the noise pass,
+    "always" only reports."""
+    min_improvement: float = Field(0.0, ge=0, lt=1)
+    """"better" means: by more than this share of the held-out questions."""
+    alpha: float = Field(0.05, gt=0, lt=0.5)
+    """How likely a model that is no better may be promoted by chance."""
+    champion_questions: int = Field(1000, ge=10, le=100_000)
+    """Most held-out questions that the deployed endpoint is asked."""
+    approval: bool = False
+    """Wait for a person's yes in the Prefect UI before anything is published."""
+    approval_hours: float = Field(24, gt=0, le=24 * 30)
+    """How long to wait for it; after that the model is not promoted."""
+    workers: int = Field(1, ge=1, le=64)
+    """Processes of this machine that answer the questions side by side, as Dask workers; 1 is this process alone. The
+    answers are the same."""
+    scheduler: str | None = Field(None, pattern=r"^(tcp|tls)://[^\s/]+:\d{1,5}$")
+    """Address of a running Dask scheduler, tcp://host:8786, whose workers answer the questions instead."""
+
+    @model_validator(mode="after")
+    def _one_kind_of_workers(self) -> Self:
+        if self.workers > 1 and self.scheduler is not None:
+            raise ValueError(
+                "give either evaluation.workers, processes of this machine, or evaluation.scheduler, whose workers "
+                "are there already"
+            )
+        return self
+
+    def measuring(self) -> "EvaluationConfig":
+        """Return the options that shape the scores, the gates' own at their defaults, and so who answers.
+
+        What the evaluation is remembered by: another floor asks for another decision, not for another measurement, and
+        more workers measure the same.
+        """
+        gates = {name for name in type(self).model_fields if name.startswith(("min_", "champion", "approval"))}
+        gates |= {"beat_base", "promote", "alpha", "workers", "scheduler"}
+        return self.model_copy(update={name: type(self).model_fields[name].default for name in gates})

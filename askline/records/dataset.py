@@ -1,0 +1,45 @@
+"""A source that cannot change, and what was read from it."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from askline.records.record import Record
+
+
+class SourceRef(Record):
+    """A dataset's source, resolved to something that cannot change."""
+
+    kind: Literal["hub", "file", "s3", "https"]
+    location: str
+    """Hub id, absolute path, or URL."""
+    revision: str
+    """Commit sha of a Hub dataset, else the sha256 (or S3 version/ETag) of the content."""
+    subset: str | None = None
+    public: bool = False
+    """True for a dataset of the public Hub that is used with the embedded cloud."""
+
+    def identity(self) -> dict[str, Any]:
+        """Return what identifies the source: of a file its name and content, not the folder in which it lies."""
+        said = super().identity()
+        return said | {"location": Path(self.location).name} if self.kind == "file" else said
+
+
+class DatasetRef(Record):
+    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl`` and
+    ``profile.json``.
+
+    Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``.
+    """
+
+    sha256: str
+    """Address of the ``dataset`` artifact."""
+    source: SourceRef
+    splits: dict[str, int]
+    """Rows by split."""
+    rejected: int
+    question_column: str
+    answer_column: str
+    split_by: Literal["existing", "group", "answer", "wording"]
+    unanswerable: str
+    warnings: tuple[str, ...] = ()
+    """Findings that a person should read, such as conflicting answers."""

@@ -1,0 +1,161 @@
+"""What will be deployed, what was looked at before, and what stands."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from askline.records.record import Record
+
+
+class DeployPlan(Record):
+    """What a deployment will create, in which size, and what it will cost, computed before anything is created.
+
+    Dollars are those of the price file, without tax and discounts. A figure that cannot be known is None.
+    """
+
+    mlkey: str
+    target: Literal["serverless", "real-time", "async"]
+    region: str
+    endpoint_name: str
+    model_name: str
+    config_name: str
+    image: str
+    archive_uri: str
+    role_arn: str
+    tags: dict[str, str]
+    max_concurrency: int | None
+    memory_mb: int | None
+    """Of the serverless tier; None for an endpoint on instances."""
+    memory_chosen: Literal["measured", "configured", "not measured"]
+    """Why this tier or instance: it holds the measured need, the configuration names it, or nothing was measured."""
+    measured_mb: float | None
+    """Most resident memory of the package's own process, in MiB."""
+    container_mb: float
+    """What the image's own processes take beside it, in MiB."""
+    headroom: float
+    needed_mb: float | None
+    """(measured + container) × headroom; on an instance of all workers, with what they share."""
+    answer_seconds: float | None
+    """Median seconds of one answer, measured where the package was built."""
+    measured_on: str | None
+    """The processor there."""
+    usd_per_second: float | None
+    """Of one busy endpoint instance of this tier; None for an endpoint on instances."""
+    usd_per_1000_calls: float | None
+    calls_per_month: int
+    usd_per_month: float | None
+    """Of ``calls_per_month`` calls."""
+    instance: str | None
+    """The chosen instance, for a serverless endpoint the cheapest that would hold the model; None where the price file
+    has none."""
+    instance_usd_per_hour: float | None
+    instance_usd_per_month: float | None
+    break_even_calls: float | None
+    """Calls a month at which the serverless endpoint costs as much as that instance."""
+    break_even_busy: float | None
+    """Answers under way at once, on average, at so many calls."""
+    prices: str
+    """Region, date and source of the prices."""
+    instance_count: int | None = None
+    """Instances to begin with; None for a serverless endpoint."""
+    workers: int = 1
+    usd_per_hour: float | None = None
+    """Of ``instance_count`` instances."""
+    usd_per_hour_most: float | None = None
+    """Of as many instances as autoscaling may start."""
+    target_model: str | None = None
+    """Of an endpoint with several models, the archive that answers for this MLKey."""
+    settings: dict[str, str] = Field(default_factory=dict)
+    """What else is set up, a name and a sentence each: scaling, capture, queue, network, how an update moves."""
+    notes: tuple[str, ...] = ()
+    """What a person should know before going on."""
+
+
+class PreflightCheck(Record):
+    """One thing that must be so before anything is created."""
+
+    name: str
+    passed: bool | None
+    """None where it could not be looked at, for lack of permission or because nothing answers for it."""
+    found: str
+    remedy: str = ""
+    """What to do about it."""
+
+
+class Preflight(Record):
+    """What the checks before a deployment found."""
+
+    checks: tuple[PreflightCheck, ...]
+
+    @property
+    def failed(self) -> tuple[PreflightCheck, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.passed is False)
+
+
+class EndpointRef(Record):
+    """A SageMaker endpoint in service. What does not apply to its kind is None."""
+
+    name: str
+    arn: str
+    mlkey: str
+    model_name: str
+    config_name: str
+    image: str
+    memory_mb: int | None
+    max_concurrency: int | None
+    action: Literal["created", "updated", "unchanged"]
+    seconds: float
+    target: Literal["serverless", "real-time", "async"] = "serverless"
+    instance_type: str | None = None
+    instance_count: int | None = None
+    target_model: str | None = None
+    """Of an endpoint with several models, the archive that answers for this MLKey: its key in their folder."""
+    input_folder: str | None = None
+    """Where the requests of an async endpoint are put, an S3 address."""
+    previous_config: str | None = None
+    """The endpoint configuration that this deployment replaced."""
+
+    @property
+    def runs_on(self) -> str:
+        """What it runs on, in words."""
+        if self.target == "serverless":
+            return f"{self.memory_mb} MB"
+        return f"{self.instance_count} × {self.instance_type}"
+
+
+class ApiRef(Record):
+    """The HTTP API."""
+
+    url: str
+    """Stage URL with a trailing slash, as curl takes it."""
+    stack_name: str
+    stack_id: str
+    auth: Literal["none", "iam", "key", "cognito"]
+    action: Literal["created", "updated", "unchanged"]
+    api_key_id: str | None = None
+    """Id of the API key for auth "key", never the key itself."""
+
+
+class SmokeAnswer(Record):
+    """One question asked of the deployed endpoint."""
+
+    question: str
+    expected: str
+    evaluated: str
+    """What the evaluation's model answered."""
+    answered: str
+    """What the endpoint answered."""
+    withheld: str | None = None
+    """What the model would have said, where the package was not sure enough and gave the unanswerable text."""
+    seconds: float
+
+
+class SmokeRef(Record):
+    """The deployed endpoint and API were asked and gave the evaluation's answers."""
+
+    asked: int
+    agreed: int
+    answers: tuple[SmokeAnswer, ...]
+    api_checked: bool
+    cold_start_seconds: float

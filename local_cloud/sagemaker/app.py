@@ -15,22 +15,22 @@ from starlette.routing import Route
 
 from askline.clients import aws_client
 from askline.records import Target
-from local_cloud.sagemaker import permissions
 from local_cloud.sagemaker.alarms import Alarms
-from local_cloud.sagemaker.async_inference import AsyncInference
-from local_cloud.sagemaker.autoscaling import AutoScaling
-from local_cloud.sagemaker.capture import Capture
-from local_cloud.sagemaker.control import ControlPlane
-from local_cloud.sagemaker.endpoints import Endpoints
+from local_cloud.sagemaker.api import permissions
+from local_cloud.sagemaker.api.control import ControlPlane
+from local_cloud.sagemaker.api.quotas import Quotas
+from local_cloud.sagemaker.api.runtime import Runtime
 from local_cloud.sagemaker.errors import ApiError
-from local_cloud.sagemaker.invocation import Invoker
 from local_cloud.sagemaker.metrics import Metrics
-from local_cloud.sagemaker.quotas import Quotas
-from local_cloud.sagemaker.runtime import Runtime
-from local_cloud.sagemaker.scaler import Scaler
+from local_cloud.sagemaker.scaling.autoscaling import AutoScaling
+from local_cloud.sagemaker.scaling.scaler import Scaler
+from local_cloud.sagemaker.serving.async_inference import AsyncInference
+from local_cloud.sagemaker.serving.capture import Capture
+from local_cloud.sagemaker.serving.endpoints import Endpoints
+from local_cloud.sagemaker.serving.invocation import Invoker
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
-from local_cloud.sagemaker.training import TrainingJobs
+from local_cloud.sagemaker.training.jobs import TrainingJobs
 
 log = logging.getLogger("local_cloud.sagemaker")
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
-from local_cloud.sagemaker.container import PROJECT_ROOT
+from local_cloud.sagemaker.settings import PROJECT_ROOT
 
 _PRICE_LISTS = PROJECT_ROOT / "deployments" / "price_lists"
 

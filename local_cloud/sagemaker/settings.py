@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+#: The folder that holds ``local_cloud`` and ``deployments``.
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:

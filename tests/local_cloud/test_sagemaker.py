@@ -32,11 +32,11 @@ from support.sagemaker import (
     refused,
 )
 
+from local_cloud.sagemaker.api.validation import service_model, validate
 from local_cloud.sagemaker.archive import remove_tree
-from local_cloud.sagemaker.container import end_leftover
 from local_cloud.sagemaker.errors import StateError
+from local_cloud.sagemaker.serving.container import end_leftover
 from local_cloud.sagemaker.state import State
-from local_cloud.sagemaker.validation import service_model, validate
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ import pytest
 from support.sagemaker import BUCKET, IMAGE, Aws, SageMaker, client, echo, eventually, refused
 
 from local_cloud.sagemaker.metrics import Metrics
-from local_cloud.sagemaker.scaler import adjusted
+from local_cloud.sagemaker.scaling.scaler import adjusted
 
 pytestmark = pytest.mark.slow
 

@@ -14,9 +14,9 @@ import pytest
 from support.sagemaker import BUCKET, IMAGE, Aws, SageMaker, client, echo, eventually, refused
 
 from local_cloud.sagemaker.instances import instance_type
-from local_cloud.sagemaker.multimodel import MultiModelDeployment
+from local_cloud.sagemaker.serving.multimodel import MultiModelDeployment
+from local_cloud.sagemaker.serving.shifting import steps
 from local_cloud.sagemaker.settings import Settings
-from local_cloud.sagemaker.shifting import steps
 
 pytestmark = pytest.mark.slow
 

@@ -1,6 +1,6 @@
 """How an endpoint's record is shown by DescribeEndpoint."""
 
-from local_cloud.sagemaker.deployment import instance_count
+from local_cloud.sagemaker.serving.deployment import instance_count
 from local_cloud.sagemaker.state import Record
 
 

@@ -13,11 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from local_cloud.sagemaker.api.validation import service_model, validate
 from local_cloud.sagemaker.errors import ApiError, StateError
 from local_cloud.sagemaker.instances import listed_types
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
-from local_cloud.sagemaker.validation import service_model, validate
 
 _DEFAULTS = Path(__file__).with_name("quotas.json")
 _SERVICE = "sagemaker"

@@ -12,16 +12,16 @@ from typing import Any, Literal
 from local_cloud.sagemaker.archive import ArchiveError, fetch_and_unpack, remove_tree
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record
-from local_cloud.sagemaker.training_checks import split
-from local_cloud.sagemaker.training_container import (
+from local_cloud.sagemaker.training.checks import split
+from local_cloud.sagemaker.training.container import (
     HOST,
     TrainingContainer,
     adapt_drivers,
     failure_of,
     lay_out,
 )
-from local_cloud.sagemaker.training_files import Checkpoints, TrainingFilesError, fetch, store_archive
-from local_cloud.sagemaker.training_logs import LogShipper
+from local_cloud.sagemaker.training.files import Checkpoints, TrainingFilesError, fetch, store_archive
+from local_cloud.sagemaker.training.logs import LogShipper
 
 log = logging.getLogger("local_cloud.sagemaker")
 

@@ -5,17 +5,17 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from local_cloud.sagemaker import checks
 from local_cloud.sagemaker.alarms import Alarms
-from local_cloud.sagemaker.deployment import instance_count
-from local_cloud.sagemaker.endpoints import Endpoints, new_generation
+from local_cloud.sagemaker.api import checks
+from local_cloud.sagemaker.api.listing import page_of
+from local_cloud.sagemaker.api.quotas import Quotas
+from local_cloud.sagemaker.api.validation import service_model, validate
+from local_cloud.sagemaker.api.views import describe_endpoint
 from local_cloud.sagemaker.errors import ApiError, validation_error
-from local_cloud.sagemaker.listing import page_of
-from local_cloud.sagemaker.quotas import Quotas
+from local_cloud.sagemaker.serving.deployment import instance_count
+from local_cloud.sagemaker.serving.endpoints import Endpoints, new_generation
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import NAME_MEMBER, Kind, Record, State
-from local_cloud.sagemaker.validation import service_model, validate
-from local_cloud.sagemaker.views import describe_endpoint
 
 _NOUN: dict[Kind, str] = {
     "model": "model",

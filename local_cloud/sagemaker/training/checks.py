@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from local_cloud.sagemaker import checks
+from local_cloud.sagemaker.api import checks
 from local_cloud.sagemaker.errors import ApiError, validation_error
 from local_cloud.sagemaker.state import Record
 

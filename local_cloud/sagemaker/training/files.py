@@ -5,7 +5,7 @@ import tarfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from local_cloud.sagemaker.training_checks import split
+from local_cloud.sagemaker.training.checks import split
 
 
 class TrainingFilesError(Exception):

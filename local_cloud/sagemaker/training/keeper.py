@@ -2,7 +2,7 @@
 
 ::
 
-    python -I -S training_keeper.py PARENT_PID COMMAND ARGUMENT ...
+    python -I -S keeper.py PARENT_PID COMMAND ARGUMENT ...
 
 What a launcher starts may leave its process group (torchrun gives each of its processes a session), so that a signal
 to the group would not reach it. On Linux this process therefore adopts whatever its own children leave behind, and

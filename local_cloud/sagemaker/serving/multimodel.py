@@ -6,12 +6,12 @@ import logging
 from typing import Any
 
 from local_cloud.sagemaker.archive import ArchiveError, fetch_and_unpack, parse_s3_url, remove_tree
-from local_cloud.sagemaker.deployment import Deployment, disk_bytes
 from local_cloud.sagemaker.errors import runtime_validation_error
 from local_cloud.sagemaker.instances import instance_type
+from local_cloud.sagemaker.serving.deployment import Deployment, disk_bytes
+from local_cloud.sagemaker.serving.worker import Worker
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record
-from local_cloud.sagemaker.worker import Worker
 
 log = logging.getLogger("local_cloud.sagemaker")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.sagemaker.archive import parse_s3_url
-from local_cloud.sagemaker.deployment import Deployment
-from local_cloud.sagemaker.invocation import CUSTOM_ATTRIBUTES, Answer, Call
+from local_cloud.sagemaker.serving.deployment import Deployment
+from local_cloud.sagemaker.serving.invocation import CUSTOM_ATTRIBUTES, Answer, Call
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record
 

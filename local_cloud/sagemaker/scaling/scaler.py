@@ -12,14 +12,14 @@ import time
 import uuid
 
 from local_cloud.sagemaker.alarms import Alarms
-from local_cloud.sagemaker.async_inference import AsyncInference
-from local_cloud.sagemaker.autoscaling import INSTANCES, parse_resource
-from local_cloud.sagemaker.control import resized
-from local_cloud.sagemaker.deployment import Deployment, instance_count
-from local_cloud.sagemaker.endpoints import Endpoints
+from local_cloud.sagemaker.api.control import resized
+from local_cloud.sagemaker.api.quotas import Quotas
 from local_cloud.sagemaker.errors import ApiError
 from local_cloud.sagemaker.metrics import Metrics
-from local_cloud.sagemaker.quotas import Quotas
+from local_cloud.sagemaker.scaling.autoscaling import INSTANCES, parse_resource
+from local_cloud.sagemaker.serving.async_inference import AsyncInference
+from local_cloud.sagemaker.serving.deployment import Deployment, instance_count
+from local_cloud.sagemaker.serving.endpoints import Endpoints
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
 

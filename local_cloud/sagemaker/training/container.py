@@ -17,7 +17,7 @@ from typing import Any
 from local_cloud.sagemaker.archive import remove_tree
 from local_cloud.sagemaker.state import Record
 
-KEEPER = Path(__file__).with_name("training_keeper.py")
+KEEPER = Path(__file__).with_name("keeper.py")
 OPT_ML = "/opt/ml"
 HOST = "algo-1"
 _DRIVERS = "sm_drivers"

@@ -14,11 +14,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from local_cloud.sagemaker.archive import parse_s3_url
-from local_cloud.sagemaker.deployment import Deployment
-from local_cloud.sagemaker.endpoints import Endpoints
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
-from local_cloud.sagemaker.invocation import CUSTOM_ATTRIBUTES, Answer, Call, Invoker
 from local_cloud.sagemaker.metrics import Metrics
+from local_cloud.sagemaker.serving.deployment import Deployment
+from local_cloud.sagemaker.serving.endpoints import Endpoints
+from local_cloud.sagemaker.serving.invocation import CUSTOM_ATTRIBUTES, Answer, Call, Invoker
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
 

@@ -6,13 +6,13 @@ import logging
 import time
 from typing import Any
 
-from local_cloud.sagemaker import training_checks
-from local_cloud.sagemaker.control import Operation
+from local_cloud.sagemaker.api.control import Operation
+from local_cloud.sagemaker.api.listing import page_of
 from local_cloud.sagemaker.errors import ApiError, validation_error
-from local_cloud.sagemaker.listing import page_of
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
-from local_cloud.sagemaker.training_runs import TrainingRun
+from local_cloud.sagemaker.training import checks as training_checks
+from local_cloud.sagemaker.training.runs import TrainingRun
 
 log = logging.getLogger("local_cloud.sagemaker")
 

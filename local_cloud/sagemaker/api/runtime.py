@@ -6,16 +6,16 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from local_cloud.sagemaker.async_inference import AsyncInference
-from local_cloud.sagemaker.capture import Capture
-from local_cloud.sagemaker.deployment import Deployment
-from local_cloud.sagemaker.endpoints import Endpoints
+from local_cloud.sagemaker.api.validation import service_model, validate
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
-from local_cloud.sagemaker.invocation import CUSTOM_ATTRIBUTES, Call, Invoker
 from local_cloud.sagemaker.metrics import Metrics
+from local_cloud.sagemaker.serving.async_inference import AsyncInference
+from local_cloud.sagemaker.serving.capture import Capture
+from local_cloud.sagemaker.serving.deployment import Deployment
+from local_cloud.sagemaker.serving.endpoints import Endpoints
+from local_cloud.sagemaker.serving.invocation import CUSTOM_ATTRIBUTES, Call, Invoker
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import State
-from local_cloud.sagemaker.validation import service_model, validate
 
 #: Most bytes in and out: 4 MB for a serverless endpoint, 6 MB (the service model's limit) for instances.
 SERVERLESS_BYTES = 4 * 1024**2

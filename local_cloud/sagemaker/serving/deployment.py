@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from local_cloud.sagemaker.archive import MAX_BYTES, fetch_and_unpack, remove_tree
-from local_cloud.sagemaker.container import ContainerSpec, end_leftover
 from local_cloud.sagemaker.instances import DEFAULT_VOLUME_GB, instance_type
+from local_cloud.sagemaker.serving.container import ContainerSpec, end_leftover
+from local_cloud.sagemaker.serving.worker import Worker
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record
-from local_cloud.sagemaker.worker import Worker
 
 log = logging.getLogger("local_cloud.sagemaker")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from local_cloud.sagemaker.container import Container, ContainerError, ContainerSpec
+from local_cloud.sagemaker.serving.container import Container, ContainerError, ContainerSpec
 from local_cloud.sagemaker.settings import Settings
 
 log = logging.getLogger("local_cloud.sagemaker")

@@ -7,10 +7,10 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from local_cloud.sagemaker.api.validation import service_model, validate
 from local_cloud.sagemaker.errors import ApiError, validation_error
 from local_cloud.sagemaker.settings import Settings
 from local_cloud.sagemaker.state import Record, State
-from local_cloud.sagemaker.validation import service_model, validate
 
 INSTANCES = "sagemaker:variant:DesiredInstanceCount"
 PROVISIONED = "sagemaker:variant:DesiredProvisionedConcurrency"

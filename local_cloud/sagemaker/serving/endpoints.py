@@ -10,12 +10,12 @@ from typing import Any
 
 from local_cloud.sagemaker.alarms import Alarms
 from local_cloud.sagemaker.archive import ArchiveError
-from local_cloud.sagemaker.container import ContainerError
-from local_cloud.sagemaker.deployment import Deployment, clear_leftovers, instance_count
 from local_cloud.sagemaker.errors import ApiError, validation_error
-from local_cloud.sagemaker.multimodel import deployment as new_deployment
+from local_cloud.sagemaker.serving.container import ContainerError
+from local_cloud.sagemaker.serving.deployment import Deployment, clear_leftovers, instance_count
+from local_cloud.sagemaker.serving.multimodel import deployment as new_deployment
+from local_cloud.sagemaker.serving.shifting import shift
 from local_cloud.sagemaker.settings import Settings
-from local_cloud.sagemaker.shifting import shift
 from local_cloud.sagemaker.state import Record, State
 
 log = logging.getLogger("local_cloud.sagemaker")

@@ -17,10 +17,10 @@ import httpx
 import psutil
 
 from local_cloud.sagemaker.archive import remove_tree
+from local_cloud.sagemaker.settings import PROJECT_ROOT
 
 log = logging.getLogger("local_cloud.sagemaker")
 
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SERVE = PROJECT_ROOT / "deployments" / "container" / "serve.py"
 LEASH = Path(__file__).with_name("leash.py")
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import httpx
 
 from local_cloud.sagemaker.archive import ArchiveError
-from local_cloud.sagemaker.container import ContainerError
-from local_cloud.sagemaker.deployment import Deployment, NoCapacityError
 from local_cloud.sagemaker.errors import ApiError, runtime_validation_error
+from local_cloud.sagemaker.serving.container import ContainerError
+from local_cloud.sagemaker.serving.deployment import Deployment, NoCapacityError
+from local_cloud.sagemaker.serving.worker import NotReadyError, Worker
 from local_cloud.sagemaker.settings import Settings
-from local_cloud.sagemaker.worker import NotReadyError, Worker
 
 CUSTOM_ATTRIBUTES = "x-amzn-sagemaker-custom-attributes"
 

@@ -1,0 +1,1 @@
+"""Training jobs: what is checked, their containers, files and logs, and how they end."""

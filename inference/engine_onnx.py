@@ -8,16 +8,21 @@ the archive: so the answers do not depend on the transformers that the container
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
+if TYPE_CHECKING:
+    from inference.trie import Posterior, Trie
+
 #: The caches of one decoded batch, and its logits, may take so many bytes; a larger batch is decoded in parts.
 BATCH_BYTES = 64 * 2**20
 #: Rows that are finished are dropped from a batch once they are so large a share of it.
 DROP_SHARE = 0.25
+#: Rows of one question, on average, that a batch of known answers is cut for; most questions need one or two.
+KNOWN_ROWS = 2
 _NEVER = np.float32(-1e9)
 
 
@@ -112,6 +117,36 @@ class OnnxEngine:
             start += rows
         return found
 
+    def known(self, prompts: Sequence[str], trie: "Trie", k: int | None = None) -> "list[Posterior]":
+        """Return for each prompt, in order, the ``k`` most probable known answers; all of them by default.
+
+        Raises
+        ------
+        ValueError
+            If the trie is deeper than the graphs' tables of positions.
+        """
+        if trie.depth > self._max_target_tokens:
+            raise ValueError(
+                f"the known answers differ only after {trie.depth} tokens, and the graphs reach "
+                f"{self._max_target_tokens}"
+            )
+        tokens = [encoding.ids for encoding in self._tokenizer.encode_batch(list(prompts))]
+        waiting = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
+        found: dict[int, Any] = {}
+        while waiting:
+            count = self._rows_together(tokens, waiting, trie.depth, KNOWN_ROWS)
+            batch = waiting[:count]
+            decoding = _Decoding(self, [tokens[index] for index in batch], trie.depth, 1, with_logits=True)
+            posteriors, postponed = decoding.through(trie, k, most_rows=KNOWN_ROWS * count)
+            again = set(postponed)
+            found |= {
+                index: each
+                for place, (index, each) in enumerate(zip(batch, posteriors, strict=True))
+                if place not in again
+            }
+            waiting = [batch[place] for place in postponed] + waiting[count:]
+        return [found[index] for index in range(len(prompts))]
+
     def _rows_together(self, tokens: list[list[int]], order: list[int], new_tokens: int, beams: int) -> int:
         """Return how many of the next prompts, which come by length, fit into the memory of one batch."""
         for count, index in enumerate(order, start=1):
@@ -124,7 +159,15 @@ class OnnxEngine:
 class _Decoding:
     """One batch on its way: the buffers that ONNX Runtime reads and writes in place."""
 
-    def __init__(self, engine: OnnxEngine, tokens: list[list[int]], max_new_tokens: int, beams: int) -> None:
+    def __init__(
+        self,
+        engine: OnnxEngine,
+        tokens: list[list[int]],
+        max_new_tokens: int,
+        beams: int,
+        *,
+        with_logits: bool = False,
+    ) -> None:
         self._engine = engine
         self._max_new_tokens = max_new_tokens
         length = max(len(row) for row in tokens)
@@ -135,7 +178,7 @@ class _Decoding:
             self._mask[row, : len(own)] = 1
         self._cross = self._encode(ids)
         self._past = np.zeros((0, 0), np.float32)
-        self._take(np.repeat(np.arange(len(tokens)), beams), with_logits=beams > 1)
+        self._take(np.repeat(np.arange(len(tokens)), beams), with_logits=with_logits or beams > 1)
 
     def _encode(self, ids: Any) -> Any:
         engine = self._engine
@@ -210,6 +253,35 @@ class _Decoding:
                 self._take(kept, with_logits=bool(chances))
                 self._token[:] = token
         return [(own, float(log) / len(own)) for own, log in zip(ids, total, strict=True)]
+
+    def through(self, trie: "Trie", k: int | None, *, most_rows: int) -> "tuple[list[Posterior], list[int]]":
+        """Return each row's known answers, and the rows to be asked again later, which took too much memory.
+
+        Only where the likeliest tokens disagree does a question take several rows; where the batch's take more than
+        ``most_rows``, its last questions wait for another batch, so that no question is answered less carefully for the
+        sake of its neighbours.
+        """
+        search = trie.search(len(self._mask))
+        postponed: list[int] = []
+        number = 0
+        while True:
+            self._step(number)
+            highest = self._logits.max(axis=1)
+            sums = np.exp(self._logits - highest[:, None]).sum(axis=1, dtype=np.float64)
+            search.step(self._logits, highest + np.log(sums))
+            questions = search.questions
+            if not len(questions):
+                return search.posteriors(k), sorted(postponed)
+            number += 1
+            if len(questions) > most_rows and questions[0] != questions[-1]:
+                late = np.unique(questions[most_rows:])
+                late = late[late != questions[0]].tolist()
+                postponed += late
+                search.postpone(late)
+            tokens, rows = search.tokens, search.parents
+            if not np.array_equal(rows, np.arange(len(self._token))):
+                self._take(rows, with_logits=True)
+            self._token[:, 0] = tokens
 
     def _draw(self, temperature: float, top_p: float, chances: Sequence[Any]) -> None:
         logs = _log_softmax(self._logits.astype(np.float64))

@@ -7,7 +7,10 @@ needed.
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from inference.trie import Posterior, Trie
 
 #: The scores of a generated batch take rows × beams × tokens × vocabulary × 4 bytes, and about three times that while
 #: the confidence is computed; larger batches are decoded in parts.
@@ -79,6 +82,45 @@ class TransformersEngine:
                 for index, answer in zip(batch, given, strict=True):
                     answers[index] = answer
         return answers
+
+    def known(self, prompts: Sequence[str], trie: "Trie", k: int | None = None) -> "list[Posterior]":
+        """Return for each prompt, in order, the ``k`` most probable known answers; all of them by default.
+
+        The few tokens of a path are read anew at each step: keeping them is done in one way by transformers 4, in
+        another by 5.
+        """
+        tokens = self._tokenizer(list(prompts), truncation=True, max_length=self._max_source_tokens)["input_ids"]
+        order = sorted(range(len(prompts)), key=lambda index: len(tokens[index]))
+        rows = max(1, self._score_bytes // (trie.depth * self._model.config.vocab_size * 4))
+        found: list[Any] = [None] * len(prompts)
+        for start in range(0, len(order), rows):
+            batch = order[start : start + rows]
+            for index, posterior in zip(batch, self._through(trie, k, [tokens[each] for each in batch]), strict=True):
+                found[index] = posterior
+        return found
+
+    def _through(self, trie: "Trie", k: int | None, tokens: list[list[int]]) -> "list[Posterior]":
+        import torch
+
+        batch = self._tokenizer.pad({"input_ids": tokens}, return_tensors="pt")
+        search = trie.search(len(tokens))
+        start = self._model.generation_config.decoder_start_token_id
+        written = torch.full((len(tokens), 1), start, dtype=torch.long)
+        with torch.inference_mode():
+            hidden = self._model.get_encoder()(**batch).last_hidden_state
+            while len(search.questions):
+                questions = torch.as_tensor(search.questions)
+                logits = self._model(
+                    encoder_outputs=(hidden[questions],),
+                    attention_mask=batch["attention_mask"][questions],
+                    decoder_input_ids=written,
+                    use_cache=False,
+                ).logits[:, -1]
+                search.step(logits.numpy(), torch.logsumexp(logits.double(), dim=-1).numpy())
+                if len(search.questions):
+                    last = torch.as_tensor(search.tokens)[:, None]
+                    written = torch.cat([written[torch.as_tensor(search.parents)], last], dim=1)
+        return search.posteriors(k)
 
     def _generate(self, tokens: list[list[int]], options: dict[str, Any]) -> list[tuple[str, float, int]]:
         import torch

@@ -8,12 +8,18 @@ many of them are decoded together, and rows that are finished leave. ``docs/trai
 import copy
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+from math import inf
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
 
 from askline.progress import Progress, quiet
 from tasks.qa.prompt import format_prompt
 from tasks.t5.activation import one_kernel_gelu
 from tasks.t5.threads import threads_for
+
+if TYPE_CHECKING:
+    from inference.trie import Posterior, Trie
 
 #: Tokens, padding included, that the encoder of a small network takes at once on a CPU: what one layer writes then
 #: stays in the caches. Larger pieces were measured to be slower, 4,000 tokens by a fifth and 20,000 by two thirds.
@@ -74,20 +80,71 @@ def answer_with_confidence(
         which the copy's error is learnt, and those of which the copy is then not :data:`SURE`. Answers are the same, as
         far as that sample can tell; confidences are, to two digits or so.
     """
-    model.eval()
     encoded = _encoded(tokenizer, questions, prompt, max_source_tokens)
+
+    def answer(network: Any, rows: Sequence[Sequence[int]], *, leads: bool) -> list[tuple[Answered, float]]:
+        return _answer(network, tokenizer, rows, max_new_tokens=max_target_tokens, leads=leads)
+
+    return _ask(model, encoded, answer, lambda given: given.text, batch_size, precision, progress)
+
+
+def answer_known(
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[str],
+    trie: "Trie",
+    *,
+    prompt: str,
+    max_source_tokens: int,
+    batch_size: int,
+    precision: Precision = "fp32",
+    k: int | None = None,
+    progress: Progress = quiet,
+) -> "list[Posterior]":
+    """Return the ``k`` most probable known answers of each question (all by default), in the order of the questions.
+
+    The search is that of the package's engines; the parameters are those of :func:`answer_with_confidence`. In "bf16"
+    the copy's answer is taken where its probability led the next best one's far enough.
+    """
+    encoded = _encoded(tokenizer, questions, prompt, max_source_tokens)
+
+    def answer(network: Any, rows: Sequence[Sequence[int]], *, leads: bool) -> "list[tuple[Posterior, float]]":
+        found = _through(network, tokenizer, rows, trie, k if k is None else max(k, 2))
+        leading = [float(np.subtract(*each.log_probabilities[:2])) if len(each.indices) > 1 else inf for each in found]
+        return [
+            (each._replace(indices=each.indices[:k], log_probabilities=each.log_probabilities[:k]), lead)
+            for each, lead in zip(found, leading, strict=True)
+        ]
+
+    return _ask(model, encoded, answer, lambda given: int(given.indices[0]), batch_size, precision, progress)
+
+
+def _ask(
+    model: Any,
+    encoded: Sequence[Sequence[int]],
+    answer: Callable[..., list[tuple[Any, float]]],
+    gist: Callable[[Any], Any],
+    batch_size: int,
+    precision: Precision,
+    progress: Progress,
+) -> list[Any]:
+    """Return what ``answer(network, rows, leads=)`` gives for the rows, in batches of like length.
+
+    In bf16 the rough copy's are taken where they led by enough, and where two differ in their ``gist``, the error was
+    as large as both leads.
+    """
+    model.eval()
     order = _by_length(encoded)
-    answers = [Answered("", 0.0)] * len(order)
+    answers: list[Any] = [None] * len(order)
 
     def ask(network: Any, order: Sequence[int], report: Callable[[int], None], *, leads: bool) -> list[float]:
         """Fill in the answers; return by how much each one's least sure token led."""
         led: list[float] = []
         for start in range(0, len(order), batch_size):
             batch = order[start : start + batch_size]
-            rows = [encoded[index] for index in batch]
-            found = _answer(network, tokenizer, rows, max_new_tokens=max_target_tokens, leads=leads)
-            for index, (answer, lead) in zip(batch, found, strict=True):
-                answers[index] = answer
+            found = answer(network, [encoded[index] for index in batch], leads=leads)
+            for index, (given, lead) in zip(batch, found, strict=True):
+                answers[index] = given
                 led.append(lead)
             report(start + len(batch))
         return led
@@ -106,9 +163,9 @@ def answer_with_confidence(
     taken = set(sample)
     rest = [index for index in order if index not in taken]
     led_roughly = ask(rough, sample, lambda done: None, leads=True)
-    said_roughly = [answers[index].text for index in sample]
+    said_roughly = [gist(answers[index]) for index in sample]
     led = ask(model, sample, report, leads=True)
-    same = [said == answers[index].text for said, index in zip(said_roughly, sample, strict=True)]
+    same = [said == gist(answers[index]) for said, index in zip(said_roughly, sample, strict=True)]
     # Where another token won, the error was both leads together.
     error = max(abs(a - b) if kept else a + b for a, b, kept in zip(led_roughly, led, same, strict=True))
     led = ask(rough, rest, lambda done: report(len(sample) + done), leads=True)
@@ -200,16 +257,7 @@ def _decode(
     count = torch.zeros_like(total)
     least = torch.full_like(total, float("inf"))
     for number in range(max_new_tokens):
-        output = model.decoder(
-            input_ids=token,
-            encoder_hidden_states=hidden,
-            encoder_attention_mask=mask,
-            past_key_values=cache,
-            use_cache=True,
-        ).last_hidden_state[:, -1]
-        if model.config.scale_decoder_outputs:
-            output = output * model.model_dim**-0.5
-        scores = model.lm_head(output).float()
+        scores = _logits(model, token, hidden, mask, cache)
         best, chosen = scores.max(dim=-1)
         writing = ~finished
         written = rows[writing]
@@ -230,6 +278,46 @@ def _decode(
         token = chosen[:, None]
     confidences = (total / count).exp().clamp(max=1.0)
     return generated[:, : int(count.max())].tolist(), confidences.tolist(), least.tolist()
+
+
+def _through(
+    model: Any, tokenizer: Any, encoded: Sequence[Sequence[int]], trie: "Trie", k: int | None
+) -> "list[Posterior]":
+    """Return each row's most probable known answers."""
+    import torch
+    from transformers import DynamicCache, EncoderDecoderCache
+
+    ids, mask = _padded(encoded, tokenizer.pad_token_id)
+    ids, mask = ids.to(model.device), mask.to(model.device)
+    search = trie.search(len(ids))
+    cache = EncoderDecoderCache(DynamicCache(config=model.config), DynamicCache(config=model.config))
+    with torch.inference_mode(), threads_for(model), one_kernel_gelu(model):
+        hidden = torch.cat(list(_encode(model, ids, mask)))
+        token = torch.full((len(ids), 1), model.generation_config.decoder_start_token_id, device=ids.device)
+        while True:
+            scores = _logits(model, token, hidden, mask, cache)
+            search.step(scores.cpu().numpy(), scores.double().logsumexp(dim=-1).cpu().numpy())
+            if not len(search.questions):
+                return search.posteriors(k)
+            rows = torch.as_tensor(search.parents, device=ids.device)
+            if not torch.equal(rows, torch.arange(len(token), device=ids.device)):
+                hidden, mask = hidden[rows], mask[rows]
+                cache.batch_select_indices(rows)
+            token = torch.as_tensor(search.tokens, device=ids.device)[:, None]
+
+
+def _logits(model: Any, token: Any, hidden: Any, mask: Any, cache: Any) -> Any:
+    """Return what the decoder says after each row's newest token, (rows, vocabulary) in fp32."""
+    output = model.decoder(
+        input_ids=token,
+        encoder_hidden_states=hidden,
+        encoder_attention_mask=mask,
+        past_key_values=cache,
+        use_cache=True,
+    ).last_hidden_state[:, -1]
+    if model.config.scale_decoder_outputs:
+        output = output * model.model_dim**-0.5
+    return model.lm_head(output).float()
 
 
 def _encode(model: Any, ids: Any, mask: Any) -> Iterator[Any]:

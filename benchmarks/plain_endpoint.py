@@ -20,6 +20,7 @@ from local_cloud import control
 from tasks.deploy_api import cloudformation
 from tasks.deploy_api.deploy_api import deploy_api
 from tasks.deploy_serverless import registry
+from tasks.workplace import Workplace
 
 #: An answer in the form of the packages that the pipeline builds, after as much work as a small model's.
 ANSWERS = """
@@ -145,7 +146,7 @@ class Bench:
     def api(self, stack_name: str, **parameters: str) -> ApiRef:
         """Deploy the API as the pipeline does, then set these of its template's parameters."""
         api = deploy_api(
-            ApiConfig(stack_name=stack_name), bucket=self.bucket, prefix="api", target=self.target, tags={}
+            ApiConfig(stack_name=stack_name), bucket=self.bucket, prefix="api", tags={}, place=Workplace(self.target)
         )
         if parameters:
             self._set(stack_name, parameters)

@@ -34,6 +34,7 @@ from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.deployed.restore import put_right, sweep_mlkey
 from tasks.package.upload import upload_package
 from tasks.smoke_invoke.smoke_invoke import smoke_invoke
+from tasks.workplace import Workplace
 
 ROOT = Path(__file__).parents[1]
 #: The embedded SageMaker serves the archive itself. Named here, since the SDK with its table takes seconds to load.
@@ -338,9 +339,9 @@ def act_in_process(order: dict[str, Any]) -> Done:
         except ValueError as error:
             return Done("failed", str(error))
         package, scores = make_package(store, order["version"], order["breaks"])
-        sent = upload_package(PackageConfig(), package, mlkey=mlkey, store=store, target=target, tags={})
-        endpoint = deploy_serverless(config, sent, package, target=target)
-        smoke_invoke(SmokeConfig(questions=3), endpoint, scores, target=target, store=store)
+        sent = upload_package(PackageConfig(), package, mlkey=mlkey, tags={}, place=Workplace(target, store=store))
+        endpoint = deploy_serverless(config, sent, package, place=Workplace(target))
+        smoke_invoke(SmokeConfig(questions=3), endpoint, scores, place=Workplace(target, store=store))
         registry.promote(
             mlkey,
             endpoint=endpoint.name,
@@ -355,7 +356,7 @@ def act_in_process(order: dict[str, Any]) -> Done:
         sweep_mlkey(mlkey, endpoint=endpoint.name, target=target)
         return Done(endpoint.action)
     except AsklineError as error:
-        stands = put_right(config, deployed=endpoint, state_dir=folder, target=target) if config else None
+        stands = put_right(config, deployed=endpoint, place=Workplace(target, folder)) if config else None
         return Done("failed", f"{error}\n{stands.said if stands else ''}")
 
 

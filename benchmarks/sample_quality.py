@@ -24,6 +24,7 @@ from askline.store import ArtifactStore
 from tasks.evaluate.evaluate import evaluate_model
 from tasks.fine_tune.fine_tune import fine_tune
 from tasks.qa.rows import Row
+from tasks.workplace import Workplace
 
 SAMPLE = Path(__file__).parents[1] / "data" / "biography"
 UNANSWERABLE = "I don't know"
@@ -112,9 +113,9 @@ def measure(seed: int, rows: Sequence[Row], folder: Path) -> Split:
             print(f"\r\033[Kseed {seed}: {message}", end="", file=sys.stderr, flush=True)
 
     started = time.monotonic()
-    model = fine_tune(TrainingConfig(), dataset, store=store, target=target, work_dir=folder, progress=tell)
+    model = fine_tune(TrainingConfig(), dataset, place=Workplace(target, folder, store=store, progress=tell))
     scores = evaluate_model(
-        EvaluationConfig(), model, dataset, store=store, target=target, work_dir=folder, progress=tell
+        EvaluationConfig(), model, dataset, place=Workplace(target, folder, store=store, progress=tell)
     )
     tell(1.0)
     return Split(seed, scores, time.monotonic() - started)

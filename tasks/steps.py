@@ -60,16 +60,16 @@ from tasks.report import plan as plan_report
 from tasks.report import preflight as preflight_report
 from tasks.report.report import Findings
 from tasks.running import workers
-from tasks.running.remembering import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, progress_of, run_step
+from tasks.running.remembering import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, place_of, run_step
 from tasks.smoke_invoke import smoke_invoke as smoke_core
 from tasks.t5 import base as base_core
-from tasks.workplace import checkpoints_of, store_of
+from tasks.workplace import Workplace, checkpoints_of
 
 
 @task(name="resolve-source", **RETRIES, **ONCE_A_RUN)
 def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
     """Pin the dataset's source to something that cannot change: a commit or a hash."""
-    return dataset_core.resolve_source(config, target=run.target, state_dir=run.state_dir)
+    return dataset_core.resolve_source(config, place=Workplace.of(run))
 
 
 @task(
@@ -79,17 +79,16 @@ def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
 )
 def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> DatasetRef:
     """Read, clean, profile and split the questions and answers."""
-    dataset = dataset_core.fetch_dataset(
-        config, source, store=store_of(run), target=run.target, progress=progress_of("fetch-dataset")
-    )
-    create_markdown_artifact(markdown.dataset(dataset, store_of(run)), key="dataset-profile", description="The dataset")
+    place = place_of(run, "fetch-dataset")
+    dataset = dataset_core.fetch_dataset(config, source, place=place)
+    create_markdown_artifact(markdown.dataset(dataset, place.store), key="dataset-profile", description="The dataset")
     return dataset
 
 
 @task(name="resolve-base", **RETRIES, **ONCE_A_RUN)
 def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
     """Pin the base model to something that cannot change: a commit or a hash."""
-    return base_core.resolve_base(config.base, config.base_revision, target=run.target)
+    return base_core.resolve_base(config.base, config.base_revision, place=Workplace.of(run))
 
 
 @task(
@@ -108,16 +107,14 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
 )
 def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:
     """Train the model; resumes from its newest checkpoint, on another machine too where the two share artifacts."""
+    place = place_of(run, "fine-tune")
     checkpoint_store = config.checkpoint_store or checkpoints_of(run)
     model = training_core.fine_tune(
         config.model_copy(update={"base_revision": base.revision, "checkpoint_store": checkpoint_store}),
         dataset,
-        store=store_of(run),
-        target=run.target,
-        work_dir=run.state_dir / "work",
-        progress=progress_of("fine-tune"),
+        place=place,
     )
-    create_markdown_artifact(markdown.loss_curve(model, store_of(run)), key="loss-curve", description="Training loss")
+    create_markdown_artifact(markdown.loss_curve(model, place.store), key="loss-curve", description="Training loss")
     return model
 
 
@@ -137,20 +134,12 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
 )
 def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
+    place = place_of(run, "evaluate")
     with workers.asking(config, model, run) as ask:
-        scores = evaluate_core.evaluate_model(
-            config,
-            model,
-            dataset,
-            store=store_of(run),
-            target=run.target,
-            work_dir=run.state_dir / "work",
-            ask=ask,
-            progress=progress_of("evaluate"),
-        )
-    said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, store_of(run))
+        scores = evaluate_core.evaluate_model(config, model, dataset, place=place, ask=ask)
+    said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, place.store)
     create_markdown_artifact(said, key="scores", description="Scores and baselines")
-    wrong = markdown.wrong_answers(scores, store_of(run))
+    wrong = markdown.wrong_answers(scores, place.store)
     create_table_artifact(wrong, key="wrong-answers", description="Held-out questions answered wrongly")
     return scores
 
@@ -162,17 +151,7 @@ def check_gate(
     """Decide whether the model is good enough to be published and deployed, and better than the one that is."""
     gate = gate_core.check_gate(config, scores, dataset)
     if gate.passed:
-        comparison = champion_core.challenge(
-            config,
-            mlkey,
-            model,
-            scores,
-            dataset,
-            store=store_of(run),
-            target=run.target,
-            work_dir=run.state_dir / "work",
-            progress=progress_of("gate"),
-        )
+        comparison = champion_core.challenge(config, mlkey, model, scores, dataset, place=place_of(run, "gate"))
         gate = gate_core.weigh(config, gate, comparison, mlkey=mlkey)
     create_markdown_artifact(markdown.gate(gate), key="champion-and-challenger", description="The gate's decision")
     return gate
@@ -183,17 +162,7 @@ def push_to_hub(
     config: HubConfig, model: ModelRef, scores: Scores, dataset: DatasetRef, mlkey: str, run: Run
 ) -> HubRef:
     """Publish the model with its card on the Hub."""
-    published = hub_core.push_to_hub(
-        config,
-        model,
-        scores,
-        dataset,
-        mlkey=mlkey,
-        store=store_of(run),
-        target=run.target,
-        run_id=run.run_id,
-        progress=progress_of("push-to-hf"),
-    )
+    published = hub_core.push_to_hub(config, model, scores, dataset, mlkey=mlkey, place=place_of(run, "push-to-hf"))
     if published.url:
         create_link_artifact(published.url, key="hub-repository", description=f"{published.repo_id} {published.tag}")
     return published
@@ -225,10 +194,9 @@ def build_package(
         model,
         scores,
         dataset,
-        store=store_of(run),
+        place=place_of(run, "package"),
         python=python,
         license=license_name,
-        progress=progress_of("package"),
     )
     create_markdown_artifact(markdown.package(package), key="package", description="The package and its proof")
     return package
@@ -245,9 +213,7 @@ def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef
 @task(name="preflight", **RETRIES)
 def preflight(config: PipelineConfig, plan: DeployPlan, package: PackageRef, run: Run, plan_only: bool) -> Preflight:
     """Look whether all that the deployment needs is there and allowed; a plan only tells what it found."""
-    found = preflight_core.preflight(
-        config, plan, package, store=store_of(run), target=run.target, progress=progress_of("preflight")
-    )
+    found = preflight_core.preflight(config, plan, package, place=place_of(run, "preflight"))
     create_markdown_artifact(preflight_report.markdown(found), key="preflight", description="Before the deployment")
     if not plan_only:
         preflight_core.require(found)
@@ -261,19 +227,15 @@ def upload_package(config: PackageConfig, package: PackageRef, deploy: DeployCon
         config,
         package,
         mlkey=deploy.mlkey,
-        store=store_of(run),
-        target=run.target,
+        place=place_of(run, "upload"),
         tags=deploy.tags,
-        progress=progress_of("upload"),
     )
 
 
 @task(name="deploy-serverless", **RETRIES)
 def deploy_serverless(config: DeployConfig, upload: UploadRef, package: PackageRef, run: Run) -> EndpointRef:
     """Create or update the SageMaker endpoint and wait until it is in service."""
-    return endpoint_core.deploy_serverless(
-        config, upload, package, target=run.target, progress=progress_of(f"deploy-{config.target}")
-    )
+    return endpoint_core.deploy_serverless(config, upload, package, place=place_of(run, f"deploy-{config.target}"))
 
 
 #: The step by the kind of endpoint, under its own name.
@@ -283,9 +245,7 @@ deploy = {kind: deploy_serverless.with_options(name=f"deploy-{kind}") for kind i
 @task(name="put-right", **RETRIES)
 def put_right(config: DeployConfig, deployed: EndpointRef | None, run: Run) -> PutRight:
     """Let the endpoint serve what the registry names again, and ask it."""
-    return put_right_core.put_right(
-        config, deployed=deployed, state_dir=run.state_dir, target=run.target, progress=progress_of("put-right")
-    )
+    return put_right_core.put_right(config, deployed=deployed, place=place_of(run, "put-right"))
 
 
 @contextmanager
@@ -327,10 +287,9 @@ def deploy_api(config: ApiConfig, upload: UploadRef, deploy: DeployConfig, run: 
         config,
         bucket=upload.bucket,
         prefix="api",
-        target=run.target,
+        place=place_of(run, "deploy-api"),
         tags=deploy.tags,
         mlkey=deploy.mlkey,
-        progress=progress_of("deploy-api"),
     )
 
 
@@ -356,9 +315,7 @@ def smoke_invoke(
         endpoint,
         scores,
         differing=package.differing,
-        target=run.target,
-        store=store_of(run),
-        progress=progress_of("smoke-invoke"),
+        place=place_of(run, "smoke-invoke"),
     )
     registry.promote(
         endpoint.mlkey,

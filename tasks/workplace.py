@@ -1,13 +1,64 @@
-"""Where a run keeps its artifacts: its state folder, and the place that it shares with other machines."""
+"""Where a step works: what its calls reach, the folder that it keeps things in, and who hears how far it is."""
 
 import os
 from functools import cache
 from pathlib import Path
 
 from askline.clients import local_keys
-from askline.records import Run
+from askline.progress import Progress, quiet
+from askline.records import Run, Target
 from askline.shared_artifacts import SharedArtifacts
 from askline.store import ArtifactStore
+
+
+class Workplace:
+    """What every step needs beside its inputs, in one object.
+
+    A run makes one for each step (:meth:`of`). In a REPL a line makes one::
+
+        place = Workplace(connect(PipelineConfig()), ".askline")
+        dataset = fetch_dataset(config, source, place=place)
+
+    Parameters
+    ----------
+    target
+        Where the calls to AWS and the Hub go.
+    state_dir
+        The folder that a run keeps its artifacts, downloads, checkpoints and reports in; the default is the one that
+        ``store`` lies in, or else ``.askline``.
+    store
+        Where artifacts are read and written; the default is ``artifacts`` in the state folder.
+    progress
+        Told how far the step is.
+    run_id
+        The run on whose behalf the step works; it stands in what is published.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        state_dir: str | os.PathLike[str] | None = None,
+        *,
+        store: ArtifactStore | None = None,
+        progress: Progress = quiet,
+        run_id: str = "by hand",
+    ) -> None:
+        self.target = target
+        here = ".askline" if store is None else store.root.parent
+        self.state_dir = Path(here if state_dir is None else state_dir).resolve()
+        self.store = ArtifactStore(self.state_dir / "artifacts") if store is None else store
+        self.progress = progress
+        self.run_id = run_id
+
+    @classmethod
+    def of(cls, run: Run, progress: Progress = quiet) -> "Workplace":
+        """Return the workplace of a run's step."""
+        return cls(run.target, run.state_dir, store=store_of(run), progress=progress, run_id=run.run_id)
+
+    @property
+    def work(self) -> Path:
+        """The folder for what can be made again: checkpoints, downloaded bases, unpacked packages."""
+        return self.state_dir / "work"
 
 
 def store_of(run: Run) -> ArtifactStore:

@@ -22,7 +22,7 @@ from tasks.ask.package import BatchAnswer, PackagedEngine
 from tasks.batch_answer.answers import KeptParts, check_output, kept_parts, part_name, renamed, write_output
 from tasks.batch_answer.questions import Questions, read_questions
 from tasks.deploy_serverless.served_package import Deployed, find_deployed, unpacked
-from tasks.workplace import store_of
+from tasks.workplace import Workplace
 
 #: Questions that are answered, and kept, together: what an interrupted call loses at most, for each worker.
 PART = 200
@@ -144,5 +144,5 @@ def open_engine(deployed: Deployed, run: Run, *, threads: int | None = None) -> 
     ArtifactError, CloudError, PackageError
         If it cannot be had, or does not load.
     """
-    folder = unpacked(deployed, store=store_of(run), target=run.target, work_dir=run.state_dir / "work")
+    folder = unpacked(deployed, place=Workplace.of(run))
     return PackagedEngine(folder, threads=threads)

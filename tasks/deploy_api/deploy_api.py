@@ -2,7 +2,7 @@
 
 ::
 
-    ref = deploy_api(ApiConfig(), bucket="…", prefix="deploy", target=target, tags={})
+    ref = deploy_api(ApiConfig(), bucket="…", prefix="deploy", place=place, tags={})
     ref.url    # https://….execute-api.….amazonaws.com/default/
 
 The template is ``deployments/api.yaml``, the same for AWS and the embedded cloud. API Gateway serves the snapshot
@@ -17,11 +17,11 @@ from typing import Any
 from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
-from askline.progress import Progress, quiet
 from askline.records import ApiRef, Target
 from tasks.deploy_api import cloudformation, lambda_zip
 from tasks.deploy_api.call import call_api
 from tasks.deploy_api.stack import read_template, resolve_auth, stack_parameters, stage_template, writes_access_log
+from tasks.workplace import Workplace
 
 #: Seconds for CloudFormation, and for the new function's first answer.
 STACK_SECONDS = 900
@@ -35,10 +35,9 @@ def deploy_api(
     *,
     bucket: str,
     prefix: str,
-    target: Target,
+    place: Workplace,
     tags: dict[str, str],
     mlkey: str | None = None,
-    progress: Progress = quiet,
 ) -> ApiRef:
     """Create or update the API and return where it answers.
 
@@ -62,6 +61,7 @@ def deploy_api(
     CloudError
         If an AWS call is refused.
     """
+    target, progress = place.target, place.progress
     auth = resolve_auth(config, target)
     access_log = writes_access_log(config, aws_client(target, "apigateway"))
     if auth == "none" and target.kind == "aws":

@@ -9,11 +9,11 @@ The step's name is of its first and cheapest kind; ``deploy.target`` chooses amo
 
 from askline.config import DeployConfig
 from askline.errors import ConfigError
-from askline.progress import Progress, quiet
-from askline.records import EndpointRef, PackageRef, Target, UploadRef
+from askline.records import EndpointRef, PackageRef, UploadRef
 from tasks.aws.execution_role import ensure_local_role
 from tasks.deploy_serverless.deployment_plan import MANAGED, DeploymentPlan, plan_deployment
 from tasks.deploy_serverless.endpoint_act import DELETE_SECONDS, PASSING, POLL_SECONDS, apply_plan
+from tasks.workplace import Workplace
 
 __all__ = [
     "DELETE_SECONDS",
@@ -25,9 +25,7 @@ __all__ = [
 ]
 
 
-def deploy_serverless(
-    config: DeployConfig, upload: UploadRef, package: PackageRef, *, target: Target, progress: Progress = quiet
-) -> EndpointRef:
+def deploy_serverless(config: DeployConfig, upload: UploadRef, package: PackageRef, *, place: Workplace) -> EndpointRef:
     """Create the endpoint, update it in place, or leave it as it is, and wait until this package serves.
 
     Raises
@@ -39,8 +37,9 @@ def deploy_serverless(
     ConfigError
         If the role or the image is missing from the configuration.
     """
+    target = place.target
     if config.role_arn is None and target.kind == "aws":
         raise ConfigError("deploy.role_arn is needed on AWS: the IAM role that SageMaker takes on to read the archive")
     role = config.role_arn or ensure_local_role(upload, target=target, tags={**MANAGED, **config.tags})
     plan = plan_deployment(config, upload, package, target=target, role_arn=role)
-    return apply_plan(plan, target=target, wait_seconds=config.wait_seconds, progress=progress)
+    return apply_plan(plan, target=target, wait_seconds=config.wait_seconds, progress=place.progress)

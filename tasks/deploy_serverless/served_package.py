@@ -5,14 +5,14 @@ from pathlib import Path
 
 from askline.clients import aws_client
 from askline.errors import ArtifactError, CloudError, ConfigError, PackageError
-from askline.progress import Progress, quiet
 from askline.records import Record, Target
-from askline.store import ArtifactStore, sha256_of_file
+from askline.store import sha256_of_file
 from tasks.aws.errors import explained, is_missing
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.served_by import read_served_by
 from tasks.package import archive
 from tasks.package.package import ARCHIVE
+from tasks.workplace import Workplace
 
 
 class Deployed(Record):
@@ -52,10 +52,8 @@ def find_deployed(mlkey: str, target: Target) -> Deployed:
     )
 
 
-def unpacked(
-    deployed: Deployed, *, store: ArtifactStore, target: Target, work_dir: Path, progress: Progress = quiet
-) -> Path:
-    """Return a folder with the unpacked archive; it is kept in ``work_dir`` for the next time and may be deleted.
+def unpacked(deployed: Deployed, *, place: Workplace) -> Path:
+    """Return a folder with the unpacked archive; it is kept in ``place.work`` for the next time and may be deleted.
 
     Raises
     ------
@@ -66,11 +64,11 @@ def unpacked(
     PackageError
         If it cannot be unpacked.
     """
-    folder = work_dir / "unpacked" / deployed.archive_sha256[:16]
+    folder = place.work / "unpacked" / deployed.archive_sha256[:16]
     if folder.is_dir():
         return folder
-    packed = _archive(deployed, store, target, progress)
-    progress(0.9, "unpacking")
+    packed = _archive(deployed, place)
+    place.progress(0.9, "unpacking")
     try:
         archive.unpack(packed, folder)
     except PackageError:
@@ -79,7 +77,8 @@ def unpacked(
     return folder
 
 
-def _archive(deployed: Deployed, store: ArtifactStore, target: Target, progress: Progress) -> Path:
+def _archive(deployed: Deployed, place: Workplace) -> Path:
+    store = place.store
     if store.holds("package", deployed.package_sha256):
         return store.path("package", deployed.package_sha256) / ARCHIVE
     if deployed.archive_uri is None:
@@ -87,9 +86,9 @@ def _archive(deployed: Deployed, store: ArtifactStore, target: Target, progress:
             f"the package {deployed.archive_sha256[:12]} of {deployed.mlkey} is not in {store.root}, and no endpoint "
             "says where in S3 it lies; deploy again with python -m flows.full_pipeline"
         )
-    progress(0.1, f"fetching {deployed.archive_uri}")
+    place.progress(0.1, f"fetching {deployed.archive_uri}")
     with store.new("package") as draft:
-        _fetch(deployed.archive_uri, draft.folder / ARCHIVE, target)
+        _fetch(deployed.archive_uri, draft.folder / ARCHIVE, place.target)
         found = sha256_of_file(draft.folder / ARCHIVE)
         if found != deployed.archive_sha256:
             raise ArtifactError(

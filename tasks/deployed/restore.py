@@ -2,7 +2,7 @@
 
 ::
 
-    done = put_right(config.deploy, deployed=endpoint, state_dir=…, target=target)
+    done = put_right(config.deploy, deployed=endpoint, place=place)
     done.said
 
 What counts as "before" is the registry's newest promotion, not what this run happened to find: a run that was killed
@@ -10,13 +10,11 @@ may have left something on the endpoint that nobody ever tested. A first deploym
 leaves nothing.
 """
 
-from pathlib import Path
 from typing import Any
 
 from askline.clients import aws_client
 from askline.config import DeployConfig
 from askline.errors import AsklineError, CloudError, DeployError
-from askline.progress import Progress, quiet
 from askline.records import EndpointRef, Record, Target
 from tasks.aws.errors import explained
 from tasks.deploy_serverless import autoscaling, registry
@@ -27,6 +25,7 @@ from tasks.deploy_serverless.served_by import ServedBy, read_config
 from tasks.deployed.question import QUESTION, ask_endpoint, known_answer
 from tasks.deployed.sweep import sweep
 from tasks.report.words import words
+from tasks.workplace import Workplace
 
 
 class PutRight(Record):
@@ -54,10 +53,8 @@ def put_right(
     config: DeployConfig,
     *,
     deployed: EndpointRef | None,
-    state_dir: Path,
-    target: Target,
+    place: Workplace,
     cold_seconds: float | None = None,
-    progress: Progress = quiet,
 ) -> PutRight:
     """Let the endpoint serve what it served before, verify it by asking, and delete what the failure left.
 
@@ -65,14 +62,15 @@ def put_right(
     ----------
     deployed
         What this run brought into service; None if it did not come to that.
-    state_dir
-        Where the reports of earlier runs lie: they know questions and their answers.
+    place
+        In its state folder lie the reports of earlier runs, which know questions and their answers.
 
     Raises
     ------
     CloudError
         If AWS refuses to say what is there. What else goes wrong is in the result: it is told beside the first failure.
     """
+    target, progress = place.target, place.progress
     named = config.multi_model or config.mlkey
     name = f"serv-hf-endpoint-{named}"
     client = aws_client(target, "sagemaker")
@@ -89,9 +87,9 @@ def put_right(
     if found is None:
         done = _nothing(name)
     elif promotions or others:
-        done = _back(config, found, promotions or others, deployed, state_dir, target, cold_seconds, progress)
+        done = _back(config, found, promotions or others, deployed, place, cold_seconds)
     elif deployed is not None and deployed.previous_config is not None:
-        done = _back(config, found, (), deployed, state_dir, target, cold_seconds, progress)
+        done = _back(config, found, (), deployed, place, cold_seconds)
     elif deployed is not None or found["EndpointStatus"] == "Failed":
         done = _taken_down(client, name, target)
     else:
@@ -152,12 +150,11 @@ def _back(
     found: dict[str, Any],
     promotions: tuple[RegistryEntry, ...],
     deployed: EndpointRef | None,
-    state_dir: Path,
-    target: Target,
+    place: Workplace,
     cold_seconds: float | None,
-    progress: Progress,
 ) -> PutRight:
     """Put the endpoint on the promoted configuration where it is not on it, and ask it."""
+    target = place.target
     name, active = str(found["EndpointName"]), str(found["EndpointConfigName"])
     current = promotions[0] if promotions else None
     try:
@@ -176,11 +173,11 @@ def _back(
     )
     done = PutRight(endpoint=name, config_name=before.config_name, put_back=put_back, verified=False, said="")
     try:
-        ref = apply_plan(plan, target=target, wait_seconds=config.wait_seconds, progress=progress)
+        ref = apply_plan(plan, target=target, wait_seconds=config.wait_seconds, progress=place.progress)
     except AsklineError as error:
         said = f"What served before, {before.config_name}, could not be put back: {error}"
         return done.model_copy(update={"config_name": active, "put_back": False, "said": said})
-    question, expected = (QUESTION, None) if current is None else known_answer(current, promotions, state_dir)
+    question, expected = (QUESTION, None) if current is None else known_answer(current, promotions, place.state_dir)
     version = None if current is None else current.model_version
     return _asked(done, ref, question, expected, version, target, cold_seconds)
 

@@ -13,13 +13,13 @@ from typing import Any, Literal, Protocol
 from askline.config import EvaluationConfig
 from askline.errors import DatasetError
 from askline.progress import Progress, part, quiet
-from askline.records import DatasetRef, ModelRef, Scores, SplitScores, Target
-from askline.store import ArtifactStore
+from askline.records import DatasetRef, ModelRef, Scores, SplitScores
 from tasks.qa.predictions import write_predictions
 from tasks.qa.rows import Row, read_rows
 from tasks.qa.same_answer import exact_match, normalise, token_f1
 from tasks.t5.decoding import Answered, Precision, answer_with_confidence
 from tasks.t5.threads import SMALL_PARAMETERS
+from tasks.workplace import Workplace
 
 #: More training questions than this are sampled: they show what was learnt, the held-out ones what matters.
 TRAIN_SAMPLE = 2000
@@ -43,11 +43,8 @@ def evaluate_model(
     model: ModelRef,
     dataset: DatasetRef,
     *,
-    store: ArtifactStore,
-    target: Target,
-    work_dir: Path,
+    place: Workplace,
     ask: Ask | None = None,
-    progress: Progress = quiet,
 ) -> Scores:
     """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
 
@@ -56,8 +53,8 @@ def evaluate_model(
 
     Parameters
     ----------
-    work_dir
-        Where ``fine_tune`` keeps downloaded bases; give it the same folder.
+    place
+        The one of ``fine_tune``: its ``work`` holds downloaded bases.
     ask
         Who answers the questions; the default is this process.
 
@@ -71,6 +68,7 @@ def evaluate_model(
         If the untuned base is gone.
     """
     started = time.monotonic()
+    store, progress = place.store, place.progress
     data = store.verify("dataset", dataset.sha256)
     folder = store.verify("model", model.sha256)
     train = read_rows(data, "train")
@@ -86,7 +84,7 @@ def evaluate_model(
     splits = {"train": asked, "test": test, "out_of_scope": outside}
 
     def ask_here(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
-        loaded = load(which, folder, model, target=target, work_dir=work_dir)
+        loaded = load(which, folder, model, place=place)
         precision = precision_for(config, model.parameters)
         return answer(loaded, model, questions, batch_size=config.batch_size, precision=precision, progress=progress)
 
@@ -147,7 +145,7 @@ def _line(split: str, row: Row, answer: Answered) -> dict[str, Any]:
     }
 
 
-def load(which: Which, folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+def load(which: Which, folder: Path, model: ModelRef, *, place: Workplace) -> tuple[Any, Any]:
     """Return the network, in fp32 and on the GPU where there is one, and its tokenizer.
 
     Parameters
@@ -165,7 +163,7 @@ def load(which: Which, folder: Path, model: ModelRef, *, target: Target, work_di
     if which == "untuned base":
         from tasks.t5.base import untuned_base
 
-        network, tokenizer = untuned_base(folder, model, target=target, work_dir=work_dir)
+        network, tokenizer = untuned_base(folder, model, place=place)
     else:
         from transformers import T5ForConditionalGeneration
 

@@ -11,6 +11,7 @@ from askline.config import PipelineConfig
 from askline.records import Record, Target
 from tasks.feedback.collect import collect_feedback, find_log
 from tasks.fetch_dataset.fetch_dataset import resolve_source
+from tasks.workplace import Workplace
 
 
 class Seen(Record):
@@ -70,7 +71,7 @@ def look(
         log = find_log(target, stack_name=config.api.stack_name)
         found = collect_feedback(log=log, mlkey=config.deploy.mlkey, out=feedback_into, target=target)
         counted = sum(found.rows.values())
-    source = resolve_source(config.dataset, target=target, state_dir=config.state_dir.resolve())
+    source = resolve_source(config.dataset, place=Workplace(target, config.state_dir))
     if before is None or before.source != config.dataset.source:
         seen = Seen(source=config.dataset.source, revision=source.revision, feedback_rows=counted)
         return Look(seen=seen, dataset_changed=False)

@@ -9,7 +9,6 @@ from typing import Any, Literal
 
 from askline.config import DatasetConfig
 from askline.errors import ArtifactError, ConfigError, DatasetFormatError, DatasetNotFoundError
-from askline.progress import Progress, quiet
 from askline.records import DatasetRef, SourceRef, Target
 from askline.store import ArtifactStore
 from tasks.fetch_dataset import hub, layout, s3, sources, web
@@ -20,11 +19,12 @@ from tasks.fetch_dataset.profile import profile_dataset, profile_tokens
 from tasks.fetch_dataset.readers import read_file
 from tasks.fetch_dataset.splitting import SplitBy, split_examples
 from tasks.fetch_dataset.tables import Table
+from tasks.workplace import Workplace
 
 __all__ = ["fetch_dataset", "profile_tokens", "resolve_source"]
 
 
-def resolve_source(config: DatasetConfig, *, target: Target, state_dir: Path) -> SourceRef:
+def resolve_source(config: DatasetConfig, *, place: Workplace) -> SourceRef:
     """Resolve the source to something that cannot change: a commit, an object's version or a hash.
 
     Parameters
@@ -32,10 +32,8 @@ def resolve_source(config: DatasetConfig, *, target: Target, state_dir: Path) ->
     config
         ``source``, ``revision`` and ``subset`` are used. "sample" is published to the embedded Hub and resolved
         there; with an AWS target it is the project's own folder.
-    target
-        Where the Hub and S3 are.
-    state_dir
-        The state folder; an https source is downloaded to ``cache`` in it.
+    place
+        Where the Hub and S3 are, and the state folder; an https source is downloaded to ``cache`` in it.
 
     Raises
     ------
@@ -46,37 +44,36 @@ def resolve_source(config: DatasetConfig, *, target: Target, state_dir: Path) ->
     DatasetFormatError
         If it is too large, or a folder without data.
     """
-    place = sources.classify(config.source, target.hub)
-    if place.kind == "sample":
+    target = place.target
+    found = sources.classify(config.source, target.hub)
+    if found.kind == "sample":
         if target.kind == "aws":
             return sources.resolve_local(sources.SAMPLE_FOLDER, config)
         commit = (
             hub.publish_sample(sources.SAMPLE_FOLDER, target=target) if config.revision is None else config.revision
         )
         return hub.resolve_hub(hub.SAMPLE_REPO, commit, config.subset, target=target)
-    if place.kind == "hub":
-        return hub.resolve_hub(place.location, config.revision or place.revision, config.subset, target=target)
+    if found.kind == "hub":
+        return hub.resolve_hub(found.location, config.revision or found.revision, config.subset, target=target)
     sources.refuse_revision(config, config.source)
-    if place.kind == "s3":
-        return s3.resolve_s3(place.location, config.subset, target=target)
-    if place.kind == "https":
+    if found.kind == "s3":
+        return s3.resolve_s3(found.location, config.subset, target=target)
+    if found.kind == "https":
         if config.subset is not None:
             raise ConfigError(
-                f"--dataset.subset {config.subset!r} chooses within a folder; {place.location} is one file"
+                f"--dataset.subset {config.subset!r} chooses within a folder; {found.location} is one file"
             )
-        with _disk(state_dir):
-            return web.resolve_https(place.location, cache=state_dir / "cache")
-    return sources.resolve_local(Path(place.location), config)
+        with _disk(place.state_dir):
+            return web.resolve_https(found.location, cache=place.state_dir / "cache")
+    return sources.resolve_local(Path(found.location), config)
 
 
 def fetch_dataset(
     config: DatasetConfig,
     source: SourceRef,
     *,
-    store: ArtifactStore,
-    target: Target,
+    place: Workplace,
     prompt: str = "{question}",
-    progress: Progress = quiet,
 ) -> DatasetRef:
     """Download a resolved source, read, clean, split and profile it, and keep the result as a ``dataset`` artifact.
 
@@ -86,14 +83,10 @@ def fetch_dataset(
         How to read and split it.
     source
         What :func:`resolve_source` returned.
-    store
-        Where the artifact goes; downloads lie beside it, in ``cache``.
-    target
-        Where the Hub and S3 are.
+    place
+        Where the Hub and S3 are, and where the artifact goes; downloads lie in ``cache``.
     prompt
         The prompt template; only its length enters the profile.
-    progress
-        Told how far it is.
 
     Raises
     ------
@@ -106,9 +99,10 @@ def fetch_dataset(
     ArtifactError
         If the result cannot be written.
     """
+    progress = place.progress
     progress(0.0, "downloading")
-    with _disk(store.root.parent):
-        files, notes = _bring(config, source, target=target, cache=store.root.parent / "cache")
+    with _disk(place.state_dir):
+        files, notes = _bring(config, source, target=place.target, cache=place.state_dir / "cache")
     progress(0.2, "reading")
     tables, columns = _read(config, files)
     first = next(iter(columns.values()))
@@ -138,7 +132,7 @@ def fetch_dataset(
         "unanswerable": config.unanswerable,
         "warnings": warnings,
     }
-    sha256 = _write(store, cleaned, profile_dataset(cleaned, tables, prompt=prompt, facts=facts))
+    sha256 = _write(place.store, cleaned, profile_dataset(cleaned, tables, prompt=prompt, facts=facts))
     progress(1.0, ", ".join(f"{len(examples)} {split}" for split, examples in cleaned.splits.items()))
     return DatasetRef(
         sha256=sha256,

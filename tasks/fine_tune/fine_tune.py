@@ -12,9 +12,7 @@ from typing import Any
 
 from askline.config import TrainingConfig
 from askline.errors import TrainingError
-from askline.progress import Progress, quiet
-from askline.records import DatasetRef, ModelRef, Target
-from askline.store import ArtifactStore
+from askline.records import DatasetRef, ModelRef
 from tasks.fine_tune.checkpoints import run_key
 from tasks.fine_tune.job import TrainingJob, library_versions
 from tasks.fine_tune.launch.where import train_where
@@ -22,29 +20,21 @@ from tasks.fine_tune.recipe import SCRATCH, resolve_recipe
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
 from tasks.qa.rows import read_rows
 from tasks.t5.base import find_base
+from tasks.workplace import Workplace
 
 #: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
 SHAPES_NOTHING = {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
 
 
-def fine_tune(
-    config: TrainingConfig,
-    dataset: DatasetRef,
-    *,
-    store: ArtifactStore,
-    target: Target,
-    work_dir: Path,
-    progress: Progress = quiet,
-) -> ModelRef:
+def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) -> ModelRef:
     """Fine-tune a T5 on the training split and store it.
 
     Parameters
     ----------
-    work_dir
-        Folder for checkpoints and downloaded bases. A run that was killed goes on from its newest whole checkpoint
-        there; checkpoints are removed once the artifact is stored.
-    progress
-        Told ``step 120/500 loss 0.42 eta 31 s``.
+    place
+        Its ``work`` holds checkpoints and downloaded bases. A run that was killed goes on from its newest whole
+        checkpoint there; checkpoints are removed once the artifact is stored. Its ``progress`` is told
+        ``step 120/500 loss 0.42 eta 31 s``.
 
     Raises
     ------
@@ -56,15 +46,15 @@ def fine_tune(
         If the dataset is missing or damaged, or the artifact cannot be written.
     """
     started = time.monotonic()
-    dataset_folder = store.verify("dataset", dataset.sha256)
+    dataset_folder = place.store.verify("dataset", dataset.sha256)
     rows = read_rows(dataset_folder, "train")
     if not rows:
         raise TrainingError("the training split is empty; give a dataset with questions to train on")
     recipe = resolve_recipe(config, rows=len(rows), has_out_of_scope=not all(row.in_scope for row in rows))
     base = None
     if config.base != SCRATCH:
-        progress(0.0, f"looking for the base {config.base}")
-        base = find_base(config.base, config.base_revision, target=target, work_dir=work_dir)
+        place.progress(0.0, f"looking for the base {config.base}")
+        base = find_base(config.base, config.base_revision, place=place)
 
     settings = config.model_dump(mode="json", exclude=SHAPES_NOTHING)
     identity = {"name": SCRATCH} if base is None else {"name": base.name, "fingerprint": base.fingerprint}
@@ -72,9 +62,9 @@ def fine_tune(
     key = run_key(
         settings=settings, recipe=recipe.model_dump(), base=identity, dataset=dataset.sha256, versions=versions
     )
-    folder = work_dir / "checkpoints" / key
+    folder = place.work / "checkpoints" / key
     checkpoint_store = f"{config.checkpoint_store.rstrip('/')}/{key}" if config.checkpoint_store else None
-    with store.new("model") as draft:
+    with place.store.new("model") as draft:
         done = train_where(
             TrainingJob(
                 dataset=dataset_folder,
@@ -87,14 +77,13 @@ def fine_tune(
                 checkpoints=folder,
                 checkpoint_store=checkpoint_store,
                 output=draft.folder,
-                events=work_dir.parent / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
+                events=place.state_dir / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
                 about={
                     "dataset": _describe(dataset),
                     "base": identity | ({"revision": base.revision} if base else {}),
                 },
             ),
-            target=target,
-            progress=progress,
+            place=place,
         )
         sha256 = draft.commit()
     shutil.rmtree(folder, ignore_errors=True)

@@ -6,20 +6,18 @@ callers to find; there the package that it serves is asked, on this machine.
 
 ::
 
-    comparison = challenge(config, "biography", model, scores, dataset, store=store, target=target, work_dir=work)
+    comparison = challenge(config, "biography", model, scores, dataset, place=place)
     comparison.verdict, comparison.reason
 """
 
 import json
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from askline.clients import aws_client
 from askline.config import EvaluationConfig
 from askline.errors import ArtifactError, CloudError, PackageError
-from askline.progress import Progress, quiet
 from askline.records import ChampionRef, Comparison, DatasetRef, ModelRef, Paired, Scores, Target
 from askline.store import ArtifactStore
 from tasks.ask.endpoint import COLD_SECONDS
@@ -33,6 +31,7 @@ from tasks.gate.verdict import verdict
 from tasks.qa.held_out import HeldOut, read_held_out, spread
 from tasks.qa.rows import read_rows
 from tasks.qa.same_answer import exact_match, normalise, token_f1
+from tasks.workplace import Workplace
 
 ANSWERS = "answers.jsonl"
 SEED = 17
@@ -55,11 +54,8 @@ def challenge(
     scores: Scores,
     dataset: DatasetRef,
     *,
-    store: ArtifactStore,
-    target: Target,
-    work_dir: Path,
+    place: Workplace,
     cold_seconds: float = COLD_SECONDS,
-    progress: Progress = quiet,
 ) -> Comparison | None:
     """Compare a model with what answers for ``mlkey`` now; None where nothing does, or ``config.champion`` is "off".
 
@@ -67,8 +63,8 @@ def challenge(
 
     Parameters
     ----------
-    work_dir
-        Where the package of an asynchronous champion is unpacked.
+    place
+        The package of an asynchronous champion is unpacked in its ``work``.
 
     Raises
     ------
@@ -77,6 +73,7 @@ def challenge(
     ArtifactError
         If the dataset or the evaluation's predictions are missing or damaged.
     """
+    target, store, progress = place.target, place.store, place.progress
     champion = None if config.champion == "off" else find_champion(mlkey, target=target)
     if champion is None:
         return None
@@ -98,7 +95,7 @@ def challenge(
     try:
         questions = [row.question for row in rows]
         if champion.answers_later:
-            folder = unpacked(find_deployed(mlkey, target), store=store, target=target, work_dir=work_dir)
+            folder = unpacked(find_deployed(mlkey, target), place=place)
             with PackagedEngine(folder) as engine:
                 given = ask_package(engine, questions, progress=progress)
         else:

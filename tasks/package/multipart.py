@@ -19,7 +19,7 @@ PART_BYTES = 8 * 2**20
 TOGETHER = 4
 
 
-class Place(NamedTuple):
+class S3Object(NamedTuple):
     """Where the file goes."""
 
     bucket: str
@@ -41,7 +41,7 @@ def part_checksums(path: Path) -> list[str]:
 def send_in_parts(
     s3: Any,
     path: Path,
-    place: Place,
+    at: S3Object,
     *,
     facts: Mapping[str, Any],
     condition: Mapping[str, str],
@@ -65,9 +65,9 @@ def send_in_parts(
         aborted this upload meanwhile, ``BadDigest`` where bytes changed on the way.
     """
     checksums = part_checksums(path)
-    upload, tags = _resume(s3, path, place, checksums)
+    upload, tags = _resume(s3, path, at, checksums)
     if upload is None:
-        upload = s3.create_multipart_upload(**place.named(), **facts, ChecksumAlgorithm="SHA256")["UploadId"]
+        upload = s3.create_multipart_upload(**at.named(), **facts, ChecksumAlgorithm="SHA256")["UploadId"]
     held = sum(_size(path, number) for number in tags)
     progress(held)
     missing = [number for number in range(1, len(checksums) + 1) if number not in tags]
@@ -75,7 +75,7 @@ def send_in_parts(
     def send(number: int) -> str:
         content = _read(path, number)
         answer = s3.upload_part(
-            **place.named(),
+            **at.named(),
             UploadId=upload,
             PartNumber=number,
             Body=content,
@@ -98,23 +98,23 @@ def send_in_parts(
         {"PartNumber": number, "ETag": tags[number], "ChecksumSHA256": checksum}
         for number, checksum in enumerate(checksums, start=1)
     ]
-    s3.complete_multipart_upload(**place.named(), UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
+    s3.complete_multipart_upload(**at.named(), UploadId=upload, MultipartUpload={"Parts": parts}, **condition)
 
 
-def abort_leftovers(s3: Any, place: Place) -> None:
+def abort_leftovers(s3: Any, at: S3Object) -> None:
     """Abort every upload of the key that was begun and not finished: its parts are stored, and paid for."""
-    for upload in _uploads(s3, place):
-        _abort(s3, place, upload["UploadId"])
+    for upload in _uploads(s3, at):
+        _abort(s3, at, upload["UploadId"])
 
 
-def _resume(s3: Any, path: Path, place: Place, checksums: list[str]) -> tuple[str | None, dict[int, str]]:
+def _resume(s3: Any, path: Path, at: S3Object, checksums: list[str]) -> tuple[str | None, dict[int, str]]:
     """Return the upload that has most of this file, with the tags of its good parts by number; abort the others."""
     best: tuple[str | None, dict[int, str]] = (None, {})
-    for upload in _uploads(s3, place):
+    for upload in _uploads(s3, at):
         name = upload["UploadId"]
         good = {
             part["PartNumber"]: part["ETag"]
-            for part in _parts(s3, place, name)
+            for part in _parts(s3, at, name)
             if part["PartNumber"] <= len(checksums)
             and part["Size"] == _size(path, part["PartNumber"])
             and part.get("ChecksumSHA256") == checksums[part["PartNumber"] - 1]
@@ -125,15 +125,15 @@ def _resume(s3: Any, path: Path, place: Place, checksums: list[str]) -> tuple[st
         if usable and (best[0] is None or len(good) > len(best[1])):
             name, best = best[0], (name, good)
         if name is not None:
-            _abort(s3, place, name)
+            _abort(s3, at, name)
     return best
 
 
-def _uploads(s3: Any, place: Place) -> Iterator[dict[str, Any]]:
+def _uploads(s3: Any, at: S3Object) -> Iterator[dict[str, Any]]:
     from botocore.exceptions import ClientError
 
     pages = s3.get_paginator("list_multipart_uploads").paginate(
-        Bucket=place.bucket, Prefix=place.key, ExpectedBucketOwner=place.account
+        Bucket=at.bucket, Prefix=at.key, ExpectedBucketOwner=at.account
     )
     try:
         found = [upload for page in pages for upload in page.get("Uploads", [])]
@@ -141,14 +141,14 @@ def _uploads(s3: Any, place: Place) -> Iterator[dict[str, Any]]:
         if code_of(error) != "AccessDenied":  # s3:ListBucketMultipartUploads saves time, no more
             raise
         found = []
-    yield from (upload for upload in found if upload["Key"] == place.key)
+    yield from (upload for upload in found if upload["Key"] == at.key)
 
 
-def _parts(s3: Any, place: Place, upload: str) -> list[dict[str, Any]]:
+def _parts(s3: Any, at: S3Object, upload: str) -> list[dict[str, Any]]:
     from botocore.exceptions import ClientError
 
     try:
-        pages = s3.get_paginator("list_parts").paginate(**place.named(), UploadId=upload)
+        pages = s3.get_paginator("list_parts").paginate(**at.named(), UploadId=upload)
         return [part for page in pages for part in page.get("Parts", [])]
     except ClientError as error:
         if code_of(error) not in ("AccessDenied", "NoSuchUpload"):
@@ -156,11 +156,11 @@ def _parts(s3: Any, place: Place, upload: str) -> list[dict[str, Any]]:
         return []
 
 
-def _abort(s3: Any, place: Place, upload: str) -> None:
+def _abort(s3: Any, at: S3Object, upload: str) -> None:
     from botocore.exceptions import ClientError
 
     try:
-        s3.abort_multipart_upload(**place.named(), UploadId=upload)
+        s3.abort_multipart_upload(**at.named(), UploadId=upload)
     except ClientError as error:
         if code_of(error) not in ("AccessDenied", "NoSuchUpload"):
             raise

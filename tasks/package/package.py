@@ -12,15 +12,16 @@ from typing import NamedTuple
 
 from askline.config import PackageConfig
 from askline.errors import ArtifactError, PackageError
-from askline.progress import Progress, part, quiet
+from askline.progress import part
 from askline.records import Agreement, DatasetRef, ModelRef, PackageRef, Scores
-from askline.store import ArtifactStore, sha256_of_file
+from askline.store import sha256_of_file
 from tasks.package import archive, contents
 from tasks.package.calibration import Calibration, fit
 from tasks.package.contents import MANIFEST, Variant
 from tasks.package.libraries import own_python
 from tasks.package.proof import Proof, prove
 from tasks.qa.held_out import HeldOut, read_held_out, spread
+from tasks.workplace import Workplace
 
 ARCHIVE = "model.tar.gz"
 #: Of more held-out questions, so many are asked, from all over the evaluation.
@@ -43,10 +44,9 @@ def build_package(
     scores: Scores,
     dataset: DatasetRef,
     *,
-    store: ArtifactStore,
+    place: Workplace,
     python: str | None = None,
     license: str | None = None,
-    progress: Progress = quiet,
 ) -> PackageRef:
     """Pack a model, check the archive, run it, and keep it as a ``package`` artifact.
 
@@ -54,8 +54,8 @@ def build_package(
     ----------
     model, scores, dataset
         What is packed, and what its manifest tells about it.
-    store
-        Holds the ``model`` and ``scores`` artifacts, and receives the ``package``.
+    place
+        Its store holds the ``model`` and ``scores`` artifacts, and receives the ``package``.
     python
         The container's Python, where the configuration does not say; the default is this one.
     license
@@ -73,6 +73,7 @@ def build_package(
             f"the scores {scores.sha256[:12]} belong to the model {scores.model_sha256[:12]}, "
             f"not to {model.sha256[:12]}; evaluate this model first"
         )
+    store, progress = place.store, place.progress
     progress(0.0, "checking the model")
     source = store.verify("model", model.sha256)
     held_out = read_held_out(scores, store)
@@ -94,10 +95,9 @@ def build_package(
                 calibration,
                 questions,
                 destination=draft.folder / ARCHIVE,
-                store=store,
+                place=place,
                 python=python,
                 license_name=license,
-                progress=progress,
             )
             failed = _failed_gates(config, packed.agreement)
             if failed:
@@ -141,11 +141,11 @@ def _pack(
     questions: Sequence[HeldOut],
     *,
     destination: Path,
-    store: ArtifactStore,
+    place: Workplace,
     python: str,
     license_name: str | None,
-    progress: Progress,
 ) -> _Packed:
+    store, progress = place.store, place.progress
     with store.new("package") as made:  # never committed: a draft's folder is removed even after a kill
         try:
             files = contents.gather(

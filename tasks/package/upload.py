@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 from askline.clients import aws_client
 from askline.config import PackageConfig
 from askline.errors import CloudError, ConfigError
-from askline.progress import Progress, quiet
-from askline.records import PackageRef, Target, UploadRef
-from askline.store import ArtifactStore
+from askline.progress import Progress
+from askline.records import PackageRef, UploadRef
 from tasks.aws.errors import code_of, explained, is_missing, status_of
 from tasks.deploy_serverless.deployment_plan import MANAGED
-from tasks.package.multipart import PART_BYTES, Place, abort_leftovers, send_in_parts
+from tasks.package.multipart import PART_BYTES, S3Object, abort_leftovers, send_in_parts
 from tasks.package.package import ARCHIVE
+from tasks.workplace import Workplace
 
 #: Up to here the archive goes in one request, with its whole sha256 for S3 to verify; beyond, in parts that S3
 #: verifies one by one, and that are not sent again after an upload was cut.
@@ -30,10 +30,8 @@ def upload_package(
     package: PackageRef,
     *,
     mlkey: str,
-    store: ArtifactStore,
-    target: Target,
+    place: Workplace,
     tags: dict[str, str],
-    progress: Progress = quiet,
 ) -> UploadRef:
     """Upload the archive to ``<prefix>/<mlkey>/<first 12 of its sha256>/model.tar.gz``, unless it is there.
 
@@ -56,7 +54,8 @@ def upload_package(
     ArtifactError
         If the package is missing or damaged.
     """
-    archive = store.verify("package", package.sha256) / ARCHIVE
+    target, progress = place.target, place.progress
+    archive = place.store.verify("package", package.sha256) / ARCHIVE
     s3 = aws_client(target, "s3")
     with explained("find out which AWS account this is (sts:GetCallerIdentity)"):
         account = str(aws_client(target, "sts").get_caller_identity()["Account"])
@@ -69,15 +68,15 @@ def upload_package(
     ensure_bucket(s3, bucket, account, target.region, {**MANAGED, **tags})
 
     uri = f"s3://{bucket}/{key}"
-    place = Place(bucket, key, account)
-    found = _head(s3, place)
+    at = S3Object(bucket, key, account)
+    found = _head(s3, at)
     reused = _is_this(found, package)
     if reused:
         with explained(f"look for unfinished uploads of {uri}"):
-            abort_leftovers(s3, place)
+            abort_leftovers(s3, at)
     else:
-        reused = not _send(s3, archive, package, place, before=found, tags=labels, progress=progress)
-        found = _head(s3, place)
+        reused = not _send(s3, archive, package, at, before=found, tags=labels, progress=progress)
+        found = _head(s3, at)
         if not _is_this(found, package):
             size = None if found is None else found["ContentLength"]
             raise CloudError(
@@ -120,7 +119,7 @@ def ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[st
 
     with explained(f"look at the bucket {bucket}"):
         try:
-            place = s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account).get("BucketRegion") or region
+            lies_in = s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account).get("BucketRegion") or region
         except ClientError as error:
             if status_of(error) == 403:
                 raise CloudError(
@@ -129,17 +128,17 @@ def ensure_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[st
                 ) from error
             if status_of(error) == 301:
                 headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-                place = headers.get("x-amz-bucket-region", "another region")
+                lies_in = headers.get("x-amz-bucket-region", "another region")
             elif is_missing(error):
-                place = None
+                lies_in = None
             else:
                 raise
-    if place is None:
+    if lies_in is None:
         _create_bucket(s3, bucket, account, region, tags)
-    elif place != region:
+    elif lies_in != region:
         raise CloudError(
-            f"the bucket {bucket} is in {place}, and SageMaker in {region} cannot read an archive from there; set "
-            f"package.bucket to a bucket in {region}, or region to {place}"
+            f"the bucket {bucket} is in {lies_in}, and SageMaker in {region} cannot read an archive from there; set "
+            f"package.bucket to a bucket in {region}, or region to {lies_in}"
         )
 
 
@@ -147,11 +146,11 @@ def _create_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[s
     from botocore.exceptions import ClientError
 
     # us-east-1 is the one region that must not be named.
-    place = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+    constraint = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
     taken = {"BucketAlreadyExists": "set package.bucket to another name: this one belongs to another account"}
     with explained(f"create the bucket {bucket}", advice=taken):
         try:
-            s3.create_bucket(Bucket=bucket, **place)
+            s3.create_bucket(Bucket=bucket, **constraint)
         except ClientError as error:
             if code_of(error) != "BucketAlreadyOwnedByYou":  # another run created it a moment ago
                 raise
@@ -179,12 +178,12 @@ def _create_bucket(s3: Any, bucket: str, account: str, region: str, tags: dict[s
         )
 
 
-def _head(s3: Any, place: Place) -> dict[str, Any] | None:
+def _head(s3: Any, at: S3Object) -> dict[str, Any] | None:
     from botocore.exceptions import ClientError
 
-    with explained(f"look at s3://{place.bucket}/{place.key}"):
+    with explained(f"look at s3://{at.bucket}/{at.key}"):
         try:
-            found: dict[str, Any] = s3.head_object(**place.named(), ChecksumMode="ENABLED")
+            found: dict[str, Any] = s3.head_object(**at.named(), ChecksumMode="ENABLED")
         except ClientError as error:
             if is_missing(error):
                 return None
@@ -205,7 +204,7 @@ def _send(
     s3: Any,
     archive: Path,
     package: PackageRef,
-    place: Place,
+    at: S3Object,
     *,
     before: dict[str, Any] | None,
     tags: dict[str, str],
@@ -227,27 +226,27 @@ def _send(
     def held(size: int) -> None:
         progress(min(0.99, size / package.size), f"{size / 1e6:.0f} of {package.size / 1e6:.0f} MB")
 
-    doing = f"upload {ARCHIVE} to s3://{place.bucket}/{place.key}"
+    doing = f"upload {ARCHIVE} to s3://{at.bucket}/{at.key}"
     with explained(doing):
         try:
             if package.size <= ONE_REQUEST_BYTES:
                 whole = base64.b64encode(bytes.fromhex(package.archive_sha256)).decode()
                 with archive.open("rb") as stream:
-                    s3.put_object(**place.named(), **facts, **condition, Body=stream, ChecksumSHA256=whole)
+                    s3.put_object(**at.named(), **facts, **condition, Body=stream, ChecksumSHA256=whole)
             else:
-                send_in_parts(s3, archive, place, facts=facts, condition=condition, progress=held)
+                send_in_parts(s3, archive, at, facts=facts, condition=condition, progress=held)
                 # Once more: an upload that was gone on with has the tags of its beginning.
                 labels = [{"Key": name, "Value": value} for name, value in tags.items()]
-                s3.put_object_tagging(**place.named(), Tagging={"TagSet": labels})
+                s3.put_object_tagging(**at.named(), Tagging={"TagSet": labels})
         except ClientError as error:
             if code_of(error) == "BadDigest":
                 raise CloudError(f"cannot {doing}: the bytes changed on the way; try again", retryable=True) from error
             if code_of(error) not in _BESIDE_US:
                 raise
-            if not _is_this(_head(s3, place), package):
+            if not _is_this(_head(s3, at), package):
                 raise CloudError(
                     f"cannot {doing}: another run is writing to this key ({code_of(error)}); try again", retryable=True
                 ) from error
-            abort_leftovers(s3, place)
+            abort_leftovers(s3, at)
             return False
     return True

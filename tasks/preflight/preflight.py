@@ -2,7 +2,7 @@
 
 ::
 
-    found = preflight(config, plan, package, store=store, target=target)
+    found = preflight(config, plan, package, place=place)
     require(found)
 
 It only reads. What these credentials may not look at counts as not checked, never as a failure. It is made after the
@@ -13,14 +13,13 @@ from collections.abc import Iterator
 
 from askline.config import PipelineConfig
 from askline.errors import PreflightError
-from askline.progress import Progress, quiet
-from askline.records import DeployPlan, PackageRef, Preflight, PreflightCheck, Target
-from askline.store import ArtifactStore
+from askline.records import DeployPlan, PackageRef, Preflight, PreflightCheck
 from tasks.preflight.account import account_checks
 from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
 from tasks.preflight.permissions import permission_checks
 from tasks.preflight.quotas import quota_checks
+from tasks.workplace import Workplace
 
 
 def preflight(
@@ -28,9 +27,7 @@ def preflight(
     plan: DeployPlan,
     package: PackageRef,
     *,
-    store: ArtifactStore,
-    target: Target,
-    progress: Progress = quiet,
+    place: Workplace,
 ) -> Preflight:
     """Check names, archive, image, role, bucket, queues, quotas and permissions. Creates and changes nothing.
 
@@ -39,19 +36,20 @@ def preflight(
     CloudError
         If AWS cannot be reached at all.
     """
+    target = place.target
     found: list[PreflightCheck] = []
     groups = (
         ("names", name_checks(config, plan)),
-        ("the archive", archive_checks(config, plan, package, store=store, target=target)),
+        ("the archive", archive_checks(config, plan, package, store=place.store, target=target)),
         ("role, bucket and topics", account_checks(config, plan, target=target)),
         ("quotas", quota_checks(config, plan, target=target)),
         ("permissions", permission_checks(config, plan, target=target, found=found)),
     )
     for number, (what, checks) in enumerate(groups):  # generators: nothing is looked at before its turn
-        progress(number / len(groups), f"checking {what}")
+        place.progress(number / len(groups), f"checking {what}")
         found += checks
     result = Preflight(checks=tuple(found))
-    progress(1.0, summary(result))
+    place.progress(1.0, summary(result))
     return result
 
 

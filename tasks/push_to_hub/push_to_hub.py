@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from askline.clients import LOCAL_HUB_TOKEN
 from askline.config import HubConfig
 from askline.errors import HubError
-from askline.progress import Progress, quiet
 from askline.records import DatasetRef, HubRef, ModelRef, Scores, Target
-from askline.store import ArtifactStore, sha256_of_file
+from askline.store import sha256_of_file
 from tasks.push_to_hub.errors import explained
 from tasks.push_to_hub.model_card import card_pictures, model_card
+from tasks.workplace import Workplace
 
 #: What an earlier model may have left in the repository and ``from_pretrained`` would pick up beside the new one.
 #: Any other file that a person put there stays.
@@ -43,10 +43,7 @@ def push_to_hub(
     dataset: DatasetRef,
     *,
     mlkey: str,
-    store: ArtifactStore,
-    target: Target,
-    run_id: str,
-    progress: Progress = quiet,
+    place: Workplace,
 ) -> HubRef:
     """Publish a model: its files, ``README.md`` and its pictures in one commit, tagged by :func:`version_tag`.
 
@@ -57,8 +54,8 @@ def push_to_hub(
     ----------
     mlkey
         Name of the model for callers; the default repository is ``<account>/askline-<mlkey>``.
-    run_id
-        Kept in the commit's description.
+    place
+        Its ``run_id`` is kept in the commit's description.
 
     Raises
     ------
@@ -68,6 +65,7 @@ def push_to_hub(
     ArtifactError
         If the model is missing or damaged.
     """
+    target, store, progress = place.target, place.store, place.progress
     if config.push == "never":
         return _not_pushed("hub.push is never")
     token = find_token(target)
@@ -117,7 +115,7 @@ def push_to_hub(
                 repo_id=repo_id,
                 folder_path=staged,
                 commit_message=f"Publish {mlkey} {tag}",
-                commit_description=f"askline run {run_id}",
+                commit_description=f"askline run {place.run_id}",
                 delete_patterns=list(STALE),
             )
         progress(0.9, f"tagging {tag}")

@@ -22,7 +22,7 @@ from tasks.deploy_serverless.served_package import Deployed
 from tasks.evaluate.evaluate import Which, answer, load, precision_for
 from tasks.running.connect import prepare_environment
 from tasks.t5.decoding import Answered
-from tasks.workplace import store_of
+from tasks.workplace import Workplace, store_of
 
 #: What has a say in an answer, and so must be the same on every machine. A build of torch for CUDA counts as the same
 #: version as the one for processors.
@@ -75,8 +75,7 @@ def answer_evaluation(part: EvaluationPart) -> list[Answered]:
         if _loaded is None or _loaded[0] != wanted:
             _loaded = None  # not two models at once
             folder = _model_folder(part, run)
-            work_dir = run.state_dir / "work"
-            _loaded = wanted, load(part.which, folder, part.model, target=run.target, work_dir=work_dir)
+            _loaded = wanted, load(part.which, folder, part.model, place=Workplace.of(run))
         precision = precision_for(part.config, part.model.parameters)
         return answer(_loaded[1], part.model, part.questions, batch_size=part.config.batch_size, precision=precision)
 

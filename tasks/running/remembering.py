@@ -41,7 +41,7 @@ from askline.errors import BusyError, StepTimeoutError
 from askline.progress import Progress
 from askline.records import Record, Run
 from tasks.report.words import words
-from tasks.workplace import file_system_options, folder_of, is_folder, store_of
+from tasks.workplace import Workplace, file_system_options, folder_of, is_folder, store_of
 
 P = ParamSpec("P")
 R = TypeVar("R", bound=Record)
@@ -213,6 +213,11 @@ def _result_block(url: str, options: tuple[tuple[str, str], ...]) -> RemoteFileS
     block = RemoteFileSystem(basepath=f"{url.rstrip('/')}/results", settings=dict(options))
     block.save(f"askline-{hashlib.sha256(url.encode()).hexdigest()[:12]}", overwrite=True)
     return block
+
+
+def place_of(run: Run, name: str) -> Workplace:
+    """Return where the step of that name works, told to the terminal and the Prefect UI."""
+    return Workplace.of(run, progress_of(name))
 
 
 def progress_of(name: str) -> Progress:

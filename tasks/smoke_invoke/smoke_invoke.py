@@ -9,12 +9,11 @@ from collections.abc import Collection
 
 from askline.config import SmokeConfig
 from askline.errors import DeployError
-from askline.progress import Progress, quiet
 from askline.records import ApiRef, EndpointRef, Scores, SmokeAnswer, SmokeRef, Target
-from askline.store import ArtifactStore
 from tasks.ask.endpoint import COLD_SECONDS, RETRY_SECONDS, Caller
 from tasks.deploy_api.call import call_api
 from tasks.qa.held_out import read_held_out, same_answer, spread
+from tasks.workplace import Workplace
 
 SEED = 7
 #: Disagreements that an error message shows.
@@ -28,10 +27,8 @@ def smoke_invoke(
     *,
     differing: Collection[str] = (),
     api: ApiRef | None = None,
-    target: Target,
-    store: ArtifactStore,
+    place: Workplace,
     cold_seconds: float | None = None,
-    progress: Progress = quiet,
 ) -> SmokeRef:
     """Ask ``config.questions`` held-out questions and, where the dataset has some, one that is out of scope.
 
@@ -53,8 +50,9 @@ def smoke_invoke(
     ArtifactError
         If the predictions are missing or damaged.
     """
+    target, progress = place.target, place.progress
     # What packing changed within its tolerance is known, and is not asked again.
-    held_out = [row for row in read_held_out(scores, store) if row.question not in set(differing)]
+    held_out = [row for row in read_held_out(scores, place.store) if row.question not in set(differing)]
     chosen = spread([row for row in held_out if row.in_scope], config.questions, seed=SEED)
     chosen += spread([row for row in held_out if not row.in_scope], 1, seed=SEED)
     caller = Caller.of(endpoint, target=target, patience=cold_seconds, progress=progress)

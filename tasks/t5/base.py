@@ -13,6 +13,7 @@ from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
 from tasks.fine_tune.recipe import SCRATCH
 from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces
+from tasks.workplace import Workplace
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,8 @@ def is_hub_id(base: str) -> bool:
     return not base.startswith(("/", ".", "~")) and base.count("/") <= 1 and "\\" not in base
 
 
-def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path) -> Base:
-    """Return the pretrained base, downloaded from the Hub where it is no local folder.
+def find_base(base: str, revision: str | None, *, place: Workplace) -> Base:
+    """Return the pretrained base, downloaded from the Hub into ``place.work`` where it is no local folder.
 
     Raises
     ------
@@ -46,7 +47,7 @@ def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path
         If the Hub has no such repository or revision, or cannot be reached.
     """
     if is_hub_id(base):
-        found = _download(base, revision, target=target, cache=work_dir / "hub")
+        found = _download(base, revision, target=place.target, cache=place.work / "hub")
     else:
         folder = _folder(base)
         found = Base(folder, folder.resolve().name, None, sha256_of_folder(folder))
@@ -54,7 +55,7 @@ def find_base(base: str, revision: str | None, *, target: Target, work_dir: Path
     return found
 
 
-def resolve_base(base: str, revision: str | None, *, target: Target) -> BaseRef:
+def resolve_base(base: str, revision: str | None, *, place: Workplace) -> BaseRef:
     """Pin a base to a commit or a hash, without downloading it.
 
     Raises
@@ -65,7 +66,7 @@ def resolve_base(base: str, revision: str | None, *, target: Target) -> BaseRef:
     if base == SCRATCH:
         return BaseRef(name=SCRATCH, revision=None, fingerprint=SCRATCH)
     if is_hub_id(base):
-        sha = _locate(base, revision, target).sha
+        sha = _locate(base, revision, place.target).sha
         return BaseRef(name=base, revision=sha, fingerprint=sha)
     return BaseRef(name=base, revision=None, fingerprint=sha256_of_folder(_folder(base)))
 
@@ -115,7 +116,7 @@ def load_base(base: Base) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_dir: Path) -> tuple[Any, Any]:
+def untuned_base(model_folder: Path, model: ModelRef, *, place: Workplace) -> tuple[Any, Any]:
     """Return (model, tokenizer) from which ``model`` was fine-tuned: what fine-tuning has to improve on.
 
     From scratch, that is the same architecture with its initial weights, and the trained tokenizer.
@@ -133,7 +134,7 @@ def untuned_base(model_folder: Path, model: ModelRef, *, target: Target, work_di
 
         tokenizer = T5Tokenizer.from_pretrained(model_folder)
         return initial_model(small_t5(len(tokenizer)), tokenizer, about["recipe"]["seed"]), tokenizer
-    base = find_base(model.base, model.base_revision, target=target, work_dir=work_dir)
+    base = find_base(model.base, model.base_revision, place=place)
     if base.fingerprint != about["base"]["fingerprint"]:
         raise TrainingError(
             f"the base {model.base} has changed since the model was fine-tuned from it, so that nothing can be "

@@ -28,6 +28,7 @@ from tasks.batch_answer.answers import check_output, kept_parts, write_output
 from tasks.batch_answer.questions import read_questions
 from tasks.deploy_serverless.served_package import Deployed, unpacked
 from tasks.package.package import ARCHIVE
+from tasks.workplace import Workplace
 
 MLKEY = "batch-answer-test"
 
@@ -193,8 +194,8 @@ def test_the_packages_own_answers(deployed: Deployed, package: PackageRef, run: 
 def test_a_package_that_does_not_load_says_why(deployed: Deployed, run: Run, tmp_path: Path) -> None:
     from tasks.workplace import store_of
 
-    folder = unpacked(deployed, store=store_of(run), target=run.target, work_dir=tmp_path)
-    assert folder == unpacked(deployed, store=ArtifactStore(tmp_path / "none"), target=run.target, work_dir=tmp_path)
+    folder = unpacked(deployed, place=Workplace(run.target, tmp_path, store=store_of(run)))
+    assert folder == unpacked(deployed, place=Workplace(run.target, tmp_path, store=ArtifactStore(tmp_path / "none")))
     (folder / "encoder.onnx").write_bytes(b"")
     with pytest.raises(PackageError, match=r"encoder\.onnx is not the one that was packed"):
         PackagedEngine(folder)
@@ -280,7 +281,7 @@ def test_a_package_that_only_s3_has(
 
     def fetched(uri: str | None) -> Path:
         return unpacked(
-            deployed.model_copy(update={"archive_uri": uri}), store=store, target=promoted, work_dir=tmp_path
+            deployed.model_copy(update={"archive_uri": uri}), place=Workplace(promoted, tmp_path, store=store)
         )
 
     with pytest.raises(ArtifactError, match="no endpoint says where in S3"):

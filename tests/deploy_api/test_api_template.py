@@ -23,6 +23,7 @@ from tasks.deploy_api.call import TOKEN_VARIABLE, call_api
 from tasks.deploy_api.deploy_api import deploy_api, wait_until_healthy
 from tasks.report import markdown
 from tasks.report.report import _show_key
+from tasks.workplace import Workplace
 
 ROOT = Path(__file__).parents[2]
 TEMPLATE = ROOT / "deployments" / "api.yaml"
@@ -62,7 +63,9 @@ def deploy(target: Target) -> Iterator[Callable[..., ApiRef]]:
     """Deploy the one stack with other options; each call starts from what the last one left."""
 
     def deployed(**options: Any) -> ApiRef:
-        return deploy_api(config(**options), bucket=BUCKET, prefix="api", target=target, tags={}, mlkey="biography")
+        return deploy_api(
+            config(**options), bucket=BUCKET, prefix="api", tags={}, mlkey="biography", place=Workplace(target)
+        )
 
     yield deployed
     aws_client(target, "cloudformation").delete_stack(StackName=STACK)

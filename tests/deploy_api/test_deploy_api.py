@@ -17,6 +17,7 @@ from tasks.deploy_api import cloudformation
 from tasks.deploy_api.call import call_api, dialable
 from tasks.deploy_api.deploy_api import deploy_api, wait_until_healthy
 from tasks.deploy_api.stack import read_template, resolve_auth, stage_template
+from tasks.workplace import Workplace
 
 ROOT = Path(__file__).parents[2]
 BUCKET = "askline-test-deploy-api"
@@ -56,7 +57,9 @@ def target(cloud: Target) -> Iterator[Target]:
 
 @pytest.fixture(scope="module")
 def deploy(target: Target) -> Callable[[ApiConfig], ApiRef]:
-    return lambda config: deploy_api(config, bucket=BUCKET, prefix="api", target=target, tags={"project": "askline"})
+    return lambda config: deploy_api(
+        config, bucket=BUCKET, prefix="api", tags={"project": "askline"}, place=Workplace(target)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +260,7 @@ def test_a_control_plane_that_was_lost_is_made_again(
 @pytest.mark.slow
 def test_a_missing_bucket_is_named(target: Target) -> None:
     with pytest.raises(CloudError, match="s3://askline-test-no-such-bucket/api/api-"):
-        deploy_api(CONFIG, bucket="askline-test-no-such-bucket", prefix="api", target=target, tags={})
+        deploy_api(CONFIG, bucket="askline-test-no-such-bucket", prefix="api", tags={}, place=Workplace(target))
 
 
 GOOD = json.dumps({"Resources": {"Log": {"Type": "AWS::Logs::LogGroup"}}})

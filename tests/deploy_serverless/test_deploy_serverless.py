@@ -17,6 +17,7 @@ from askline.records import PackageRef, Target, UploadRef
 from tasks.aws.execution_role import ROLE_NAME, ensure_local_role
 from tasks.deploy_serverless.deploy_serverless import apply_plan, deploy_serverless
 from tasks.deploy_serverless.deployment_plan import DeploymentPlan, inference_image, plan_deployment
+from tasks.workplace import Workplace
 
 AWS = Target(kind="aws", region="eu-central-1")
 ROLE = "arn:aws:iam::111122223333:role/serve"
@@ -77,7 +78,7 @@ def test_an_image_of_ones_own_needs_no_table() -> None:
 
 def test_aws_needs_a_role_of_the_users() -> None:
     with pytest.raises(ConfigError, match=r"deploy\.role_arn"):
-        deploy_serverless(DeployConfig(), UPLOAD, PACKAGE, target=AWS)
+        deploy_serverless(DeployConfig(), UPLOAD, PACKAGE, place=Workplace(AWS))
 
 
 def ask(target: Target, endpoint: str, question: str) -> str:
@@ -114,7 +115,7 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
 
     told: list[str] = []
     first = deploy_serverless(
-        config, good, package, target=cloud, progress=lambda share, message="": told.append(message)
+        config, good, package, place=Workplace(cloud, progress=lambda share, message="": told.append(message))
     )
     assert first.action == "created"
     assert (first.name, first.model_name, first.config_name) == (made.endpoint_name, made.model_name, made.config_name)
@@ -133,7 +134,7 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
         assert tags == {"askline:managed": "true", "askline:mlkey": "life", "team": "blue"}
 
     before = names(cloud, "life")
-    second = deploy_serverless(config, good, package, target=cloud)
+    second = deploy_serverless(config, good, package, place=Workplace(cloud))
     assert second.action == "unchanged"
     assert second.model_copy(update={"action": "created", "seconds": first.seconds}) == first
     assert names(cloud, "life") == before
@@ -141,14 +142,14 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
 
     # An update whose archive is broken: the old one answers on, and the error says so.
     with pytest.raises(DeployError, match="still answers") as caught:
-        deploy_serverless(config.model_copy(update={"memory_mb": 2048}), bad, broken, target=cloud)
+        deploy_serverless(config.model_copy(update={"memory_mb": 2048}), bad, broken, place=Workplace(cloud))
     assert "broken on purpose" in str(caught.value)
     assert not caught.value.retryable
     assert ask(cloud, first.name, "Which city did she move to?") == "Paris"
     assert names(cloud, "life") == before, "what the failed update created is gone"
 
     # A good update: another size of the same model, the old configuration stays.
-    third = deploy_serverless(config.model_copy(update={"memory_mb": 4096}), good, package, target=cloud)
+    third = deploy_serverless(config.model_copy(update={"memory_mb": 4096}), good, package, place=Workplace(cloud))
     assert third.action == "updated"
     assert (third.arn, third.model_name) == (first.arn, first.model_name)
     assert set(names(cloud, "life")["configs"]) == {*before["configs"], third.config_name}
@@ -163,7 +164,7 @@ def test_a_run_that_was_cut_off_is_finished_by_the_next(cloud: Target, tiny: Tin
     made = plan_deployment(config, sent, package, target=cloud, role_arn=role)
     with pytest.raises(DeployError, match="still Creating"):
         apply_plan(made, target=cloud, wait_seconds=0)
-    result = deploy_serverless(config, sent, package, target=cloud)
+    result = deploy_serverless(config, sent, package, place=Workplace(cloud))
     assert result.action == "unchanged"
     assert ask(cloud, result.name, "Which city did she move to?") == "Paris"
 
@@ -178,7 +179,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(
     broken = broken_package(tiny, package, tmp_path)
     sent = upload(tiny, broken, cloud, "first-fails")
     with pytest.raises(DeployError, match="broken on purpose"):
-        deploy_serverless(DeployConfig(mlkey="first-fails"), sent, broken, target=cloud)
+        deploy_serverless(DeployConfig(mlkey="first-fails"), sent, broken, place=Workplace(cloud))
     assert names(cloud, "first-fails") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -195,7 +196,7 @@ def test_a_role_that_does_not_trust_sagemaker_is_refused(
     ]
     sent = upload(tiny, package, cloud, "no-trust")
     with pytest.raises(DeployError, match="for-lambda-only"):
-        deploy_serverless(DeployConfig(mlkey="no-trust", role_arn=role), sent, package, target=cloud)
+        deploy_serverless(DeployConfig(mlkey="no-trust", role_arn=role), sent, package, place=Workplace(cloud))
     assert names(cloud, "no-trust") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -204,7 +205,7 @@ def test_an_archive_that_is_not_there_is_refused(cloud: Target, tiny: Tiny, pack
     sent = upload(tiny, package, cloud, "gone")
     aws_client(cloud, "s3").delete_object(Bucket=sent.bucket, Key=sent.key)
     with pytest.raises(DeployError, match=sent.uri):
-        deploy_serverless(DeployConfig(mlkey="gone"), sent, package, target=cloud)
+        deploy_serverless(DeployConfig(mlkey="gone"), sent, package, place=Workplace(cloud))
     assert names(cloud, "gone") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -226,7 +227,7 @@ def test_an_endpoint_that_somebody_else_made_is_not_touched(
     wait_for(cloud, made.endpoint_name, "Failed")
     before = client.describe_endpoint(EndpointName=made.endpoint_name)
     with pytest.raises(DeployError, match="not made by askline"):
-        deploy_serverless(DeployConfig(mlkey="theirs"), sent, package, target=cloud)
+        deploy_serverless(DeployConfig(mlkey="theirs"), sent, package, place=Workplace(cloud))
     after = client.describe_endpoint(EndpointName=made.endpoint_name)
     assert after["LastModifiedTime"] == before["LastModifiedTime"]
     assert len(names(cloud, "theirs")["models"]) == 1

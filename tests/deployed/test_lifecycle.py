@@ -38,6 +38,7 @@ from tasks.deployed.status import status
 from tasks.deployed.teardown import plan_teardown
 from tasks.deployed.versions import choose
 from tasks.package.upload import upload_package
+from tasks.workplace import Workplace
 
 
 class Version(NamedTuple):
@@ -73,12 +74,14 @@ class Place(NamedTuple):
             write_archive(path, text)
             facts = {"archive_sha256": sha256_of_file(path), "size": path.stat().st_size, "unpacked_size": 1000}
             package = PackageRef(sha256=draft.commit(), model_sha256="m", members=(), **facts)
-        sent = upload_package(PackageConfig(), package, mlkey=mlkey, store=store, target=self.target, tags={})
+        sent = upload_package(PackageConfig(), package, mlkey=mlkey, tags={}, place=Workplace(self.target, store=store))
         return package, sent
 
     def deploy(self, mlkey: str, version: str, *, memory_mb: Any = 1024, **broken: str) -> Version:
         package, sent = self.upload(mlkey, code(version, **broken))
-        endpoint = deploy_serverless(DeployConfig(mlkey=mlkey, memory_mb=memory_mb), sent, package, target=self.target)
+        endpoint = deploy_serverless(
+            DeployConfig(mlkey=mlkey, memory_mb=memory_mb), sent, package, place=Workplace(self.target)
+        )
         entry = registry.promote(
             mlkey,
             endpoint=endpoint.name,
@@ -517,7 +520,9 @@ def test_a_teardown_that_was_killed_is_finished_by_the_next(place: Place) -> Non
 def test_orphans_are_shown_and_only_they_are_taken(place: Place) -> None:
     first, second = place.deploy("left", "v-one"), place.deploy("left", "v-two")
     package, sent = place.upload("unpromoted", code("v-one"))
-    loose = deploy_serverless(DeployConfig(mlkey="unpromoted", memory_mb=1024), sent, package, target=place.target)
+    loose = deploy_serverless(
+        DeployConfig(mlkey="unpromoted", memory_mb=1024), sent, package, place=Workplace(place.target)
+    )
     shown = place.run("status", "--keep", "1")
     assert shown.returncode == 0, shown.stderr
     for orphan in (
@@ -548,7 +553,7 @@ def test_orphans_are_shown_and_only_they_are_taken(place: Place) -> None:
 @pytest.mark.slow
 def test_the_api_is_shown_and_goes_only_when_told(place: Place) -> None:
     made = place.deploy("last", "v-one")
-    api = deploy_api(ApiConfig(), bucket=made.upload.bucket, prefix="api", target=place.target, tags={})
+    api = deploy_api(ApiConfig(), bucket=made.upload.bucket, prefix="api", tags={}, place=Workplace(place.target))
     shown = status(place.config, target=place.target)
     assert (shown.api_url, shown.api_status) == (api.url, "CREATE_COMPLETE")
     for mlkey in shown.deployed:

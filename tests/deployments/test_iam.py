@@ -36,6 +36,7 @@ from tasks.package.package import ARCHIVE
 from tasks.package.upload import upload_package
 from tasks.preflight.preflight import preflight, require
 from tasks.smoke_invoke.smoke_invoke import smoke_api, smoke_invoke
+from tasks.workplace import Workplace
 
 EXAMPLE = ["--config", str(REPOSITORY / "configs" / "aws.toml")]
 #: Configurations that between them switch everything on.
@@ -273,7 +274,12 @@ class Steps:
         return self.place.packages[self.version]
 
     def preflight(self) -> None:
-        found = preflight(self.config, self.place.plan, self.package, store=self.place.store, target=self.target)
+        found = preflight(
+            self.config,
+            self.place.plan,
+            self.package,
+            place=Workplace(self.target, store=self.place.store),
+        )
         require(found)
 
     def upload(self) -> None:
@@ -281,21 +287,19 @@ class Steps:
             self.config.package,
             self.package,
             mlkey=self.config.deploy.mlkey,
-            store=self.place.store,
-            target=self.target,
             tags={},
+            place=Workplace(self.target, store=self.place.store),
         )
 
     def deploy(self) -> None:
-        self.endpoint = deploy_serverless(self.config.deploy, self.uploaded, self.package, target=self.target)
+        self.endpoint = deploy_serverless(self.config.deploy, self.uploaded, self.package, place=Workplace(self.target))
 
     def smoke(self) -> None:
         self.asked = smoke_invoke(
             self.config.smoke,
             self.endpoint,
             self.place.scores,
-            target=self.target,
-            store=self.place.store,
+            place=Workplace(self.target, store=self.place.store),
         )
 
     def promote(self) -> None:
@@ -315,7 +319,12 @@ class Steps:
     def api(self) -> None:
         mlkey = self.config.deploy.mlkey
         api = deploy_api(
-            self.config.api, bucket=self.place.scope.bucket, prefix="api", target=self.target, tags={}, mlkey=mlkey
+            self.config.api,
+            bucket=self.place.scope.bucket,
+            prefix="api",
+            tags={},
+            mlkey=mlkey,
+            place=Workplace(self.target),
         )
         smoke_api(api, self.asked, mlkey=mlkey, target=self.target)
 
@@ -432,7 +441,12 @@ def test_the_pipeline_runs_on_its_policies_and_on_no_statement_less(place: Place
 def test_what_preflight_may_not_look_at_is_not_checked_and_no_failure(place: Place, sid: str, check: str) -> None:
     place.deployer.allow(without=[sid])
     try:
-        found = preflight(place.config, place.plan, place.packages["first"], store=place.store, target=place.target)
+        found = preflight(
+            place.config,
+            place.plan,
+            place.packages["first"],
+            place=Workplace(place.target, store=place.store),
+        )
     finally:
         place.deployer.allow()
     assert not found.failed

@@ -29,7 +29,7 @@ from tasks.fine_tune.fine_tune import fine_tune
 from tasks.fine_tune.launch.sagemaker_session import sdk_session
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
 from tasks.preflight.permissions import permission_checks
-from tasks.workplace import checkpoints_of, file_system_options, store_of
+from tasks.workplace import Workplace, checkpoints_of, file_system_options, store_of
 
 SAGEMAKER = ("--training.where", "sagemaker")
 
@@ -149,9 +149,7 @@ WHEN_SOMETHING_GOES_WRONG = {
 def train(place: Place, dataset: DatasetRef, **options: Any) -> ModelRef:
     run = place.run("first")
     config = place.config.training.model_copy(update={"checkpoint_store": checkpoints_of(run), **options})
-    return fine_tune(
-        config, dataset, target=place.target, store=store_of(run), work_dir=place.folder / "first" / "work"
-    )
+    return fine_tune(config, dataset, place=Workplace(place.target, place.folder / "first", store=store_of(run)))
 
 
 def write_result(place: Place) -> None:

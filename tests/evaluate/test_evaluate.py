@@ -21,6 +21,7 @@ from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row, read_rows
 from tasks.qa.same_answer import exact_match, normalise, token_f1, tokens
 from tasks.t5.decoding import answer_questions, answer_with_confidence
+from tasks.workplace import Workplace
 
 # --- normalisation ----------------------------------------------------------------------------------------------------
 
@@ -153,14 +154,14 @@ def dataset(store: ArtifactStore) -> DatasetRef:
 def model(store: ArtifactStore, dataset: DatasetRef, tmp_path_factory: pytest.TempPathFactory) -> ModelRef:
     """A model that has learnt its few questions by heart."""
     config = TrainingConfig(max_steps=60, batch_size=24, augment=False, max_target_tokens=8)
-    return fine_tune(config, dataset, store=store, target=NOWHERE, work_dir=tmp_path_factory.mktemp("work"))
+    return fine_tune(config, dataset, place=Workplace(NOWHERE, tmp_path_factory.mktemp("work"), store=store))
 
 
 def evaluate(
     model: ModelRef, dataset: DatasetRef, store: ArtifactStore, work_dir: Path, batch_size: int = 64
 ) -> Scores:
     config = EvaluationConfig(batch_size=batch_size)
-    return evaluate_model(config, model, dataset, store=store, target=NOWHERE, work_dir=work_dir)
+    return evaluate_model(config, model, dataset, place=Workplace(NOWHERE, work_dir, store=store))
 
 
 @pytest.fixture(scope="module")
@@ -288,7 +289,7 @@ def test_the_untuned_base_of_a_folder_is_that_folder(
     base = tmp_path / "base"
     shutil.copytree(store.path("model", model.sha256), base)
     config = TrainingConfig(base=str(base), max_steps=1, learning_rate=1e-9, batch_size=4, max_target_tokens=8)
-    tuned = fine_tune(config, dataset, store=store, target=NOWHERE, work_dir=tmp_path)
+    tuned = fine_tune(config, dataset, place=Workplace(NOWHERE, tmp_path, store=store))
     scores = evaluate(tuned, dataset, store, tmp_path)
     assert scores.baselines["untuned base"] == scores.test
     (base / "generation_config.json").write_text("{}")

@@ -21,6 +21,7 @@ from lambda_handler.feedback import Feedback
 from lambda_handler.question_log import Asked, Redaction, S3QuestionLog
 from tasks.feedback.collect import Collected, collect_feedback, find_log
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
+from tasks.workplace import Workplace
 
 pytestmark = pytest.mark.slow  # they need the embedded cloud's S3
 
@@ -296,8 +297,8 @@ def test_the_rows_go_into_the_next_training(history: History, cloud: Target, tmp
     assert "Who will win?,," in found.review_file.read_text()
     store = ArtifactStore(tmp_path / "artifacts")
     config = DatasetConfig(source=str(folder))
-    source = resolve_source(config, target=cloud, state_dir=tmp_path)
-    dataset = fetch_dataset(config, source, store=store, target=cloud)
+    source = resolve_source(config, place=Workplace(cloud, tmp_path))
+    dataset = fetch_dataset(config, source, place=Workplace(cloud, store=store))
     train = lines(store.verify("dataset", dataset.sha256) / "train.jsonl")
     answers = {row["question"]: row["answer"] for row in train}
     assert len(answers) == dataset.splits["train"] == 41

@@ -14,6 +14,7 @@ from askline.config import ApiConfig, QuestionLogConfig
 from askline.records import ApiRef, Target
 from tasks.deploy_api.deploy_api import deploy_api
 from tasks.feedback.collect import collect_feedback, find_log
+from tasks.workplace import Workplace
 
 pytestmark = [
     pytest.mark.slow,
@@ -32,7 +33,7 @@ def target(cloud: Target) -> Iterator[Target]:
 @pytest.fixture(scope="module")
 def api(target: Target) -> ApiRef:
     config = ApiConfig(stack_name=NAME, question_log=QuestionLogConfig(enabled=True))
-    return deploy_api(config, bucket=NAME, prefix="api", target=target, tags={})
+    return deploy_api(config, bucket=NAME, prefix="api", tags={}, place=Workplace(target))
 
 
 def test_a_correction_on_the_page_becomes_a_row_for_training(api: ApiRef, target: Target, tmp_path: Path) -> None:

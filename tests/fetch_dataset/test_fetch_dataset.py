@@ -23,6 +23,7 @@ from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.fetch_dataset.readers import read_file
 from tasks.fetch_dataset.text import DELIMITERS, decode, find_delimiter
 from tasks.qa.rows import read_rows
+from tasks.workplace import Workplace
 
 TARGET = Target(kind="local", region="us-east-1", hub="http://127.0.0.1:9")
 ROWS = [(f"What is the number of item {n}?", f"It is {n}") for n in range(20)]
@@ -35,8 +36,8 @@ def fetch(tmp_path: Path):
     def run(source: object, **options: Any) -> tuple[DatasetRef, Path]:
         config = DatasetConfig(source=str(source), **options)
         store = ArtifactStore(tmp_path / "state" / "artifacts")
-        ref = resolve_source(config, target=TARGET, state_dir=tmp_path / "state")
-        dataset = fetch_dataset(config, ref, store=store, target=TARGET)
+        ref = resolve_source(config, place=Workplace(TARGET, tmp_path / "state"))
+        dataset = fetch_dataset(config, ref, place=Workplace(TARGET, store=store))
         return dataset, store.verify("dataset", dataset.sha256)
 
     return run
@@ -373,10 +374,10 @@ def test_options_that_do_not_fit(tmp_path, fetch):
 
 def test_a_source_that_changes_after_it_was_resolved_is_not_read(tmp_path):
     config = DatasetConfig(source=str(write(tmp_path / "d.csv", as_csv(ROWS))))
-    ref = resolve_source(config, target=TARGET, state_dir=tmp_path)
+    ref = resolve_source(config, place=Workplace(TARGET, tmp_path))
     write(tmp_path / "d.csv", as_csv(ROWS[:5]))
     with pytest.raises(DatasetNotFoundError, match="has changed") as caught:
-        fetch_dataset(config, ref, store=ArtifactStore(tmp_path / "artifacts"), target=TARGET)
+        fetch_dataset(config, ref, place=Workplace(TARGET, tmp_path))
     assert caught.value.retryable
 
 

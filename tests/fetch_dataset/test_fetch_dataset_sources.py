@@ -27,6 +27,7 @@ from tasks.fetch_dataset import s3 as s3_source
 from tasks.fetch_dataset import sources, web
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.qa.rows import read_rows
+from tasks.workplace import Workplace
 
 REPOSITORY = Path(__file__).parents[2]
 CSV = "question,answer\n" + "".join(f"What is item {n}?,It is {n}\n" for n in range(20))
@@ -38,8 +39,8 @@ def make_target(hub: str) -> Target:
 
 def fetch(state: Path, target: Target, source: str, **options: Any) -> DatasetRef:
     config = DatasetConfig(source=source, **options)
-    ref = resolve_source(config, target=target, state_dir=state)
-    return fetch_dataset(config, ref, store=ArtifactStore(state / "artifacts"), target=target)
+    ref = resolve_source(config, place=Workplace(target, state))
+    return fetch_dataset(config, ref, place=Workplace(target, state))
 
 
 # --- the Hub
@@ -84,11 +85,11 @@ def publish(target: Target, repo_id: str, files: dict[str, str], **options: Any)
 @pytest.mark.slow
 def test_the_sample_is_published_once_and_fetched_by_commit(hub, tmp_path):
     config = DatasetConfig()
-    first = resolve_source(config, target=hub, state_dir=tmp_path)
-    again = resolve_source(config, target=hub, state_dir=tmp_path)
+    first = resolve_source(config, place=Workplace(hub, tmp_path))
+    again = resolve_source(config, place=Workplace(hub, tmp_path))
     assert first == again
     assert (first.kind, first.location) == ("hub", "askline/biography")
-    dataset = fetch_dataset(config, first, store=ArtifactStore(tmp_path / "artifacts"), target=hub)
+    dataset = fetch_dataset(config, first, place=Workplace(hub, tmp_path))
     assert dataset.split_by == "existing"
     assert dataset.rejected == 0
     assert dataset.warnings == ()
@@ -125,7 +126,7 @@ def test_a_hub_dataset_by_branch_tag_and_commit(hub, tmp_path):
     new = publish(hub, "someone/facts", {"data.csv": CSV + "What is more?,It is 99\n"})
 
     def resolve(source: str = "someone/facts", **options: Any) -> SourceRef:
-        return resolve_source(DatasetConfig(source=source, **options), target=hub, state_dir=tmp_path)
+        return resolve_source(DatasetConfig(source=source, **options), place=Workplace(hub, tmp_path))
 
     assert resolve().revision == new
     assert resolve(revision="main").revision == new
@@ -177,7 +178,7 @@ def test_what_the_embedded_hub_lacks_is_looked_up_on_the_public_one(hub, server,
         fetch(tmp_path, hub, "someone/elsewhere")
     sha = "5" * 40
     server.answers[path] = (200, {}, json.dumps({"id": "someone/elsewhere", "sha": sha, "siblings": []}).encode())
-    ref = resolve_source(DatasetConfig(source="someone/elsewhere"), target=hub, state_dir=tmp_path)
+    ref = resolve_source(DatasetConfig(source="someone/elsewhere"), place=Workplace(hub, tmp_path))
     assert (ref.public, ref.revision) == (True, sha)
     assert all(LOCAL_HUB_TOKEN not in str(headers) for _, headers in server.requests)
 
@@ -248,15 +249,15 @@ def test_what_the_hub_refuses_is_explained(server, tmp_path, status, headers, me
     server.answers["/api/datasets/owner/name/revision/x"] = (status, headers, b"")
     target = Target(kind="aws", region="us-east-1", hub=server.url)
     with pytest.raises(DatasetNotFoundError, match=message) as caught:
-        resolve_source(DatasetConfig(source="owner/name", revision="x"), target=target, state_dir=tmp_path)
+        resolve_source(DatasetConfig(source="owner/name", revision="x"), place=Workplace(target, tmp_path))
     assert caught.value.retryable == retryable
 
 
 def test_an_aws_target_reads_the_sample_from_its_folder(tmp_path):
     target = Target(kind="aws", region="us-east-1")
-    ref = resolve_source(DatasetConfig(), target=target, state_dir=tmp_path)
+    ref = resolve_source(DatasetConfig(), place=Workplace(target, tmp_path))
     assert (ref.kind, Path(ref.location)) == ("file", sources.SAMPLE_FOLDER)
-    dataset = fetch_dataset(DatasetConfig(), ref, store=ArtifactStore(tmp_path / "artifacts"), target=target)
+    dataset = fetch_dataset(DatasetConfig(), ref, place=Workplace(target, tmp_path))
     assert dataset.split_by == "existing"
 
 
@@ -275,21 +276,21 @@ def test_https_is_downloaded_once_and_pinned_by_content(server, tmp_path):
     server.answers["/sub/my%20data.csv"] = (200, {"ETag": '"1"'}, CSV.encode())
     url = f"{server.url}/sub/my%20data.csv"
     config = DatasetConfig(source=url)
-    ref = resolve_source(config, target=make_target(""), state_dir=tmp_path)
+    ref = resolve_source(config, place=Workplace(make_target(""), tmp_path))
     assert ref == SourceRef(kind="https", location=url, revision=hashlib.sha256(CSV.encode()).hexdigest())
-    assert resolve_source(config, target=make_target(""), state_dir=tmp_path) == ref
+    assert resolve_source(config, place=Workplace(make_target(""), tmp_path)) == ref
     assert server.requests[1][1]["If-None-Match"] == '"1"'
     store = ArtifactStore(tmp_path / "artifacts")
-    dataset = fetch_dataset(config, ref, store=store, target=make_target(""))
+    dataset = fetch_dataset(config, ref, place=Workplace(make_target(""), store=store))
     profile = json.loads((store.path("dataset", dataset.sha256) / "profile.json").read_text())
     assert profile["files"][0]["file"] == "my data.csv"
     assert len(server.requests) == 2
     server.answers["/sub/my%20data.csv"] = (200, {"ETag": '"2"'}, CSV.encode() + b"a,b\n")
-    assert resolve_source(config, target=make_target(""), state_dir=tmp_path).revision != ref.revision
-    assert fetch_dataset(config, ref, store=store, target=make_target("")) == dataset  # still in the cache
+    assert resolve_source(config, place=Workplace(make_target(""), tmp_path)).revision != ref.revision
+    assert fetch_dataset(config, ref, place=Workplace(make_target(""), store=store)) == dataset  # still in the cache
     (tmp_path / "cache" / "https" / ref.revision).write_bytes(b"damaged")
     with pytest.raises(DatasetNotFoundError, match="has changed"):
-        fetch_dataset(config, ref, store=store, target=make_target(""))
+        fetch_dataset(config, ref, place=Workplace(make_target(""), store=store))
 
 
 def test_https_with_a_compressed_transfer(server, tmp_path):
@@ -347,11 +348,11 @@ def test_s3_object_and_prefix(cloud, tmp_path):
     for prefix in ("s3://fetch-dataset/two", "s3://fetch-dataset/two/"):
         assert fetch(tmp_path, cloud, prefix).splits == {"train": 20, "test": 2}
     config = DatasetConfig(source="s3://fetch-dataset/one/data.csv")
-    ref = resolve_source(config, target=cloud, state_dir=tmp_path)
+    ref = resolve_source(config, place=Workplace(cloud, tmp_path))
     s3.put_object(Bucket="fetch-dataset", Key="one/data.csv", Body=CSV.encode() + b"more?,yes\n")
-    assert resolve_source(config, target=cloud, state_dir=tmp_path) != ref
+    assert resolve_source(config, place=Workplace(cloud, tmp_path)) != ref
     with pytest.raises(DatasetNotFoundError, match="has changed"):
-        fetch_dataset(config, ref, store=ArtifactStore(tmp_path / "artifacts"), target=cloud)
+        fetch_dataset(config, ref, place=Workplace(cloud, tmp_path))
     with pytest.raises(DatasetNotFoundError, match=r"one/none\.csv: nothing there"):
         fetch(tmp_path, cloud, "s3://fetch-dataset/one/none.csv")
     with pytest.raises(DatasetNotFoundError, match="there is no such bucket"):

@@ -22,6 +22,7 @@ from tasks.fetch_dataset.splitting import split_examples
 from tasks.fetch_dataset.tables import SourceRow
 from tasks.fetch_dataset.text import comparable, tidy, word_set
 from tasks.qa.rows import Row, read_rows
+from tasks.workplace import Workplace
 
 TARGET = Target(kind="local", region="us-east-1", hub="http://127.0.0.1:9")
 PLACES = ["Rome", "Paris", "Oslo", "Lima", "Cairo", "Quito", "Seoul", "Riga", "Accra", "Baku"]
@@ -41,8 +42,8 @@ def fetch(tmp_path: Path, rows: list[tuple[str, ...]], header=("question", "answ
         csv.writer(stream).writerows([header, *rows])
     config = DatasetConfig(**{"source": str(tmp_path / "d.csv"), **options})
     store = ArtifactStore(tmp_path / "artifacts")
-    ref = resolve_source(config, target=TARGET, state_dir=tmp_path)
-    dataset = fetch_dataset(config, ref, store=store, target=TARGET)
+    ref = resolve_source(config, place=Workplace(TARGET, tmp_path))
+    dataset = fetch_dataset(config, ref, place=Workplace(TARGET, store=store))
     return dataset, store.verify("dataset", dataset.sha256)
 
 
@@ -353,10 +354,12 @@ def test_records_and_progress(tmp_path):
     (tmp_path / "d.csv").write_text("question,answer\n" + "".join(f"What is {n}?,{n}\n" for n in range(10)))
     config = DatasetConfig(source=str(tmp_path / "d.csv"))
     heard: list[float] = []
-    ref = resolve_source(config, target=TARGET, state_dir=tmp_path)
+    ref = resolve_source(config, place=Workplace(TARGET, tmp_path))
     store = ArtifactStore(tmp_path / "artifacts")
     dataset = fetch_dataset(
-        config, ref, store=store, target=TARGET, progress=lambda share, message="": heard.append(share)
+        config,
+        ref,
+        place=Workplace(TARGET, store=store, progress=lambda share, message="": heard.append(share)),
     )
     assert heard == sorted(heard)
     assert heard[-1] == 1.0

@@ -14,6 +14,7 @@ from askline.store import ArtifactStore
 from tasks.fine_tune.auxiliary import ASK_FOR, HIDDEN, REPHRASE, ask_for, denoise, rephrase
 from tasks.fine_tune.recipe import Recipe, resolve_recipe
 from tasks.qa.rows import Row
+from tasks.workplace import Workplace
 
 PROMPT = "question: {question} answer:"
 SENTINEL = re.compile(r"<extra_id_(\d+)>")
@@ -117,9 +118,7 @@ def test_what_a_cpu_trains_in_bf16_is_stored(tmp_path: Path) -> None:
     model = fine_tune(
         TrainingConfig(max_steps=1, batch_size=2, precision="bf16"),
         write_dataset(store, small_rows()),
-        store=store,
-        target=NOWHERE,
-        work_dir=tmp_path,
+        place=Workplace(NOWHERE, tmp_path, store=store),
     )
     assert model.precision == "bf16"
     assert (store.verify("model", model.sha256) / "model.safetensors").is_file()

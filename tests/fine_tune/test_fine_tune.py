@@ -26,6 +26,7 @@ from tasks.fine_tune.fine_tune import fine_tune
 from tasks.fine_tune.recipe import resolve_recipe
 from tasks.qa.prompt import format_prompt
 from tasks.t5.base import find_base, is_hub_id, resolve_base
+from tasks.workplace import Workplace
 
 FILES = {
     "askline.json",
@@ -50,9 +51,14 @@ def dataset(store: ArtifactStore) -> DatasetRef:
 
 
 def train(
-    config: TrainingConfig, dataset: DatasetRef, store: ArtifactStore, work_dir: Path, **options: Any
+    config: TrainingConfig,
+    dataset: DatasetRef,
+    store: ArtifactStore,
+    state_dir: Path,
+    target: Target = NOWHERE,
+    **options: Any,
 ) -> ModelRef:
-    return fine_tune(config, dataset, store=store, **{"target": NOWHERE, "work_dir": work_dir} | options)
+    return fine_tune(config, dataset, place=Workplace(target, state_dir, store=store, **options))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +188,8 @@ def test_the_same_seed_gives_the_same_bytes(store: ArtifactStore, dataset: Datas
     assert first.seconds > 0
     assert told[-1][0] == 1.0
     assert told[-1][1].startswith("step 4/4 loss ")
-    assert not list((tmp_path / "a" / "checkpoints").iterdir()), "checkpoints are removed once the artifact is stored"
+    left = list((tmp_path / "a" / "work" / "checkpoints").iterdir())
+    assert not left, "checkpoints are removed once the artifact is stored"
 
     about = json.loads((folder / "askline.json").read_text())
     assert about["prompt"] == config.prompt
@@ -224,12 +231,18 @@ from askline.config import TrainingConfig
 from askline.records import DatasetRef, Target
 from askline.store import ArtifactStore
 from tasks.fine_tune.fine_tune import fine_tune
+from tasks.workplace import Workplace
 
 where, config, dataset, target = sys.argv[1:]
 model = fine_tune(
-    TrainingConfig.model_validate_json(config), DatasetRef.model_validate_json(dataset), store=ArtifactStore(where),
-    target=Target.model_validate_json(target), work_dir=Path(where) / "work",
-    progress=lambda share, message="": print(message, flush=True),
+    TrainingConfig.model_validate_json(config),
+    DatasetRef.model_validate_json(dataset),
+    place=Workplace(
+        Target.model_validate_json(target),
+        where,
+        store=ArtifactStore(where),
+        progress=lambda share, message="": print(message, flush=True),
+    ),
 )
 print("DONE", model.sha256, flush=True)
 """
@@ -378,7 +391,7 @@ def test_fine_tunes_a_model_of_the_hub_by_id_and_revision(
         config = TrainingConfig(base=repo, base_revision="v1", max_steps=2)
         model = train(config, dataset, store, tmp_path / "work", target=target)
         assert model.base_revision == wanted
-        assert resolve_base(repo, "v1", target=target).fingerprint == wanted
+        assert resolve_base(repo, "v1", place=Workplace(target)).fingerprint == wanted
         about = json.loads((store.path("model", model.sha256) / "askline.json").read_text())
         assert about["base"] == {"name": repo, "revision": wanted, "fingerprint": wanted}
         from_folder = train(TrainingConfig(base=str(base), max_steps=2), dataset, store, tmp_path / "work")
@@ -410,18 +423,18 @@ def test_a_base_that_the_embedded_hub_lacks_comes_from_the_public_one(
             another_port = probe.getsockname()[1]
         with running_hub(tmp_path / "embedded", another_port) as embedded:
             target = Target(kind="local", region="us-east-1", hub=embedded.url)
-            assert resolve_base(repo, None, target=target).revision == commit
-            found = find_base(repo, None, target=target, work_dir=tmp_path / "work")
+            assert resolve_base(repo, None, place=Workplace(target)).revision == commit
+            found = find_base(repo, None, place=Workplace(target, tmp_path))
             assert (found.folder / "model.safetensors").read_bytes() == (base / "model.safetensors").read_bytes()
             with pytest.raises(HubError, match=f"{embedded.url}.*and there is no model 'x/y' on {public.url}"):
-                resolve_base("x/y", None, target=target)
+                resolve_base("x/y", None, place=Workplace(target))
 
 
 @pytest.mark.parametrize(("name", "fingerprint"), [("scratch", "scratch"), (".", None)])
 def test_a_base_is_pinned_without_a_hub(name: str, fingerprint: str | None, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     name = str(tmp_path) if name == "." else name
-    pinned = resolve_base(name, None, target=Target(kind="aws", region="us-east-1"))
+    pinned = resolve_base(name, None, place=Workplace(Target(kind="aws", region="us-east-1")))
     assert pinned.revision is None
     assert pinned.fingerprint == (fingerprint or sha256_of_folder(tmp_path))
 

@@ -29,6 +29,7 @@ from tasks.gate.verdict import verdict
 from tasks.qa.held_out import read_held_out
 from tasks.report import markdown
 from tasks.report.words import words
+from tasks.workplace import Workplace
 
 NEW, OLD = "b" * 64, "a" * 64
 UNANSWERABLE = "I don't know"
@@ -372,9 +373,7 @@ def found(
             model(sha256),
             evaluated(store, knows),
             dataset,
-            store=store,
-            target=target,
-            work_dir=store.root / "work",
+            place=Workplace(target, store.root, store=store),
         )
 
 
@@ -519,7 +518,7 @@ def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target, kind: s
     """Deploy and promote a model as the pipeline does."""
     memory = {"memory_mb": 1024} if kind == "serverless" else {}
     config = DeployConfig.model_validate({"mlkey": mlkey, "target": kind, **memory})
-    endpoint = deploy_serverless(config, upload(made, packed, target, mlkey), packed, target=target)
+    endpoint = deploy_serverless(config, upload(made, packed, target, mlkey), packed, place=Workplace(target))
     registry.promote(
         mlkey,
         endpoint=endpoint.name,
@@ -536,7 +535,7 @@ def against(mlkey: str, challenger: Tiny, scores: Scores, target: Target) -> Com
     dataset = write_dataset(challenger.store, [("Seen?", "yes", None)], [("Where was she born?", "Warsaw", None)])
     config, store = EvaluationConfig(), challenger.store
     comparison = challenge(
-        config, mlkey, challenger.model, scores, dataset, store=store, target=target, work_dir=store.root / "work"
+        config, mlkey, challenger.model, scores, dataset, place=Workplace(target, store.root, store=store)
     )
     assert comparison is not None
     return comparison

@@ -23,6 +23,7 @@ from askline.records import Target
 from lambda_handler import api, asking, body, feedback, fields, metrics, openapi, problem
 from tasks.deploy_api.call import dialable
 from tasks.deploy_api.deploy_api import deploy_api
+from tasks.workplace import Workplace
 
 DOCUMENT: dict[str, Any] = json.loads(openapi.document())
 SCHEMAS = DOCUMENT["components"]["schemas"]
@@ -190,7 +191,7 @@ def deployed(cloud: Target) -> Iterator[str]:
 
     with runtime_behind(cloud, "biography", "0", bucket="askline-test-openapi", reply=reply) as target:
         config = ApiConfig(stack_name="askline-api-openapi")
-        yield deploy_api(config, bucket="askline-test-openapi", prefix="api", target=target, tags={}).url
+        yield deploy_api(config, bucket="askline-test-openapi", prefix="api", tags={}, place=Workplace(target)).url
 
 
 @pytest.mark.slow

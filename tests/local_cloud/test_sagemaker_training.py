@@ -32,6 +32,7 @@ from tasks.fine_tune.launch.sagemaker_session import sdk_session
 from tasks.fine_tune.launch.sagemaker_source import write_source
 from tasks.fine_tune.launch.where import train_where
 from tasks.fine_tune.recipe import resolve_recipe
+from tasks.workplace import Workplace
 
 REPOSITORY = Path(__file__).parents[2]
 ROLE = "arn:aws:iam::123456789012:role/trainer"
@@ -73,10 +74,10 @@ from askline.config import TrainingConfig
 from askline.records import DatasetRef, Target
 from askline.store import ArtifactStore
 from tasks.fine_tune.fine_tune import fine_tune
+from tasks.workplace import Workplace
 given, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 fine_tune(TrainingConfig.model_validate_json(given["config"]), DatasetRef.model_validate_json(given["dataset"]),
-          target=Target.model_validate_json(given["target"]), store=ArtifactStore(folder / "store"),
-          work_dir=folder / "work")
+          place=Workplace(Target.model_validate_json(given["target"]), folder, store=ArtifactStore(folder / "store")))
 """
     command = [sys.executable, "-c", script, json.dumps(given), str(tmp_path)]
     first = subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ})
@@ -95,10 +96,7 @@ fine_tune(TrainingConfig.model_validate_json(given["config"]), DatasetRef.model_
     model = fine_tune(
         config,
         dataset,
-        store=store,
-        target=cloud,
-        work_dir=tmp_path / "work",
-        progress=lambda share, message="": told.append(message),
+        place=Workplace(cloud, tmp_path, store=store, progress=lambda share, message="": told.append(message)),
     )
 
     after = client.list_training_jobs(NameContains="askline-")["TrainingJobSummaries"]
@@ -282,7 +280,7 @@ def test_the_sdk_calls_the_embedded_cloud_and_nobody_else() -> None:
 def test_what_cannot_work_is_refused_early(tmp_path: Path) -> None:
     aws = Target(kind="aws", region="us-east-1")
     with pytest.raises(ConfigError, match=r"training\.cluster\.role_arn"):
-        train_where(job(tmp_path, where="sagemaker"), target=aws)
+        train_where(job(tmp_path, where="sagemaker"), place=Workplace(aws))
     with pytest.raises(ConfigError, match=r"no Hugging Face training image for ml\.g5\.xlarge in xx-nowhere-1"):
         training_image("xx-nowhere-1", ClusterConfig())
     with pytest.raises(ValueError, match="max_wait_seconds includes the training"):

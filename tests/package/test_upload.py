@@ -28,8 +28,9 @@ from askline.progress import quiet
 from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
 from tasks.aws.errors import explained, is_missing
-from tasks.package.multipart import PART_BYTES, Place
+from tasks.package.multipart import PART_BYTES, S3Object
 from tasks.package.upload import _send, upload_package
+from tasks.workplace import Workplace
 
 IDENTITY = (
     b'<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult>'
@@ -96,7 +97,11 @@ def answering_s3(status: int, headers: dict[str, str], body: bytes = b"") -> Ite
 
 def upload(package: PackageRef, store: ArtifactStore, target: Target, **config: str):  # type: ignore[no-untyped-def]
     return upload_package(
-        PackageConfig(**config), package, mlkey="upload-test", store=store, target=target, tags={"team": "blue"}
+        PackageConfig(**config),
+        package,
+        mlkey="upload-test",
+        tags={"team": "blue"},
+        place=Workplace(target, store=store),
     )
 
 
@@ -168,10 +173,8 @@ def test_a_large_archive_goes_in_parts(cloud: Target, store: ArtifactStore) -> N
         PackageConfig(),
         package,
         mlkey="upload-test",
-        store=store,
-        target=cloud,
         tags={},
-        progress=lambda share, message="": told.append(share),
+        place=Workplace(cloud, store=store, progress=lambda share, message="": told.append(share)),
     )
     s3 = aws_client(cloud, "s3")
     held = s3.head_object(Bucket=result.bucket, Key=result.key)
@@ -322,10 +325,8 @@ def test_after_a_cut_only_what_is_missing_is_sent(cloud: Target, line: Line, sto
         PackageConfig(bucket=bucket),
         package,
         mlkey="upload-test",
-        store=store,
-        target=through(line, cloud),
         tags={"team": "blue"},
-        progress=lambda share, message="": told.append(share),
+        place=Workplace(through(line, cloud), store=store, progress=lambda share, message="": told.append(share)),
     )
     assert not found.reused
     assert sorted(line.parts) == sorted(set(range(1, PARTS + 1)) - set(held))
@@ -347,9 +348,10 @@ from askline.config import PackageConfig
 from askline.records import PackageRef, Target
 from askline.store import ArtifactStore
 from tasks.package.upload import upload_package
+from tasks.workplace import Workplace
 package, target = PackageRef.model_validate_json(sys.argv[1]), Target.model_validate_json(sys.argv[2])
 config = PackageConfig(bucket=sys.argv[4])
-upload_package(config, package, mlkey="upload-test", store=ArtifactStore(sys.argv[3]), target=target, tags={})
+upload_package(config, package, mlkey="upload-test", place=Workplace(target, store=ArtifactStore(sys.argv[3])), tags={})
 """
     arguments = [package.model_dump_json(), through(line, cloud).model_dump_json(), str(store.root), bucket]
     process = subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=Path(__file__).parents[2])
@@ -442,7 +444,7 @@ def test_another_run_that_finishes_first_is_not_overwritten(cloud: Target, store
     s3 = aws_client(cloud, "s3")
     before = s3.head_object(Bucket=bucket, Key=first.key)["LastModified"]
     path = store.path("package", package.sha256) / "model.tar.gz"
-    place = Place(bucket, first.key, "000000000000")
+    place = S3Object(bucket, first.key, "000000000000")
     assert not _send(s3, path, package, place, before=None, tags={}, progress=quiet), "it was not ours"
     assert s3.head_object(Bucket=bucket, Key=first.key)["LastModified"] == before
     assert unfinished(cloud, bucket) == {}

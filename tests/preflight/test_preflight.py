@@ -27,6 +27,7 @@ from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
 from tasks.preflight.preflight import preflight, require, summary
 from tasks.report import preflight as report
+from tasks.workplace import Workplace
 
 ROLE = "arn:aws:iam::000000000000:role/preflight-role"
 
@@ -61,7 +62,12 @@ class Place(NamedTuple):
 
     def check(self, *options: str, package: PackageRef | None = None) -> Preflight:
         config = self.config(*options)
-        return preflight(config, self.plan(config), package or self.package, store=self.store, target=self.target)
+        return preflight(
+            config,
+            self.plan(config),
+            package or self.package,
+            place=Workplace(self.target, store=self.store),
+        )
 
     def quotas(self, **values: float) -> None:
         (self.folder / "cloud" / "sagemaker" / "quotas.json").write_text(json.dumps(values))
@@ -82,12 +88,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         store = ArtifactStore(folder / "artifacts")
         place = Place(target, folder, store, store_package(store, write_good))
         config = place.config()
-        sent = upload_package(config.package, place.package, mlkey="preflight", store=store, target=target, tags={})
+        sent = upload_package(
+            config.package,
+            place.package,
+            mlkey="preflight",
+            tags={},
+            place=Workplace(target, store=store),
+        )
         policy = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
         aws_client(target, "iam").put_role_policy(
             RoleName="preflight-role", PolicyName="all", PolicyDocument=json.dumps(policy)
         )
-        deploy_serverless(config.deploy, sent, place.package, target=target)
+        deploy_serverless(config.deploy, sent, place.package, place=Workplace(target))
         yield place
 
 

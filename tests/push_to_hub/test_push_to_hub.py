@@ -18,6 +18,7 @@ from askline.records import DatasetRef, HubRef, SourceRef, SplitScores, Target
 from askline.store import ArtifactStore
 from tasks.push_to_hub.model_card import model_card, source_name
 from tasks.push_to_hub.push_to_hub import find_token, push_to_hub, repository_id, version_tag
+from tasks.workplace import Workplace
 
 pytestmark = pytest.mark.slow
 SECRET = "hf_verysecrettokenthatmustnotbeseen"
@@ -68,8 +69,8 @@ def run(tiny):  # noqa: F811
 
 
 def push(run, target, config=None, **options):
-    options = {"mlkey": "tiny", "store": run.store, "run_id": "run-1", **options}
-    return push_to_hub(config or HubConfig(), run.model, run.scores, run.dataset, target=target, **options)
+    place = Workplace(target, **{"store": run.store, "run_id": "run-1"} | options)
+    return push_to_hub(config or HubConfig(), run.model, run.scores, run.dataset, mlkey="tiny", place=place)
 
 
 def card_of(run, **options):

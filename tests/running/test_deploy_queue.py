@@ -109,6 +109,7 @@ from tasks import steps
 from tasks.running.remembering import run_step
 from tasks.report.report import Findings
 from tasks.package.upload import upload_package
+from tasks.workplace import Workplace
 from tiny_records import DATASET
 
 target, folder, version, breaks = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -119,7 +120,7 @@ def deploy():
     run = Run(run_id="r-" + version, state_dir=folder, target=target)
     store = ArtifactStore(folder / "artifacts")
     package, scores = make_package(store, version, breaks or None)
-    sent = upload_package(PackageConfig(), package, mlkey="one-act", store=store, target=target, tags={})
+    sent = upload_package(PackageConfig(), package, mlkey="one-act", place=Workplace.of(run), tags={})
     found = Findings(PipelineConfig(state_dir=folder, deploy=deploy), run)
     with steps.deployment(deploy, found, run):
         endpoint = found.keep(run_step(steps.deploy[deploy.target], deploy, sent, package, run))

@@ -26,6 +26,7 @@ from tasks.evaluate.evaluate import evaluate_model
 from tasks.fine_tune.fine_tune import fine_tune
 from tasks.running import on_a_worker, workers
 from tasks.t5.decoding import cut_for_workers
+from tasks.workplace import Workplace
 
 HELD_OUT = [(f"Where {'really ' * (number % 7)}was she born, {number}?", "Warsaw", None) for number in range(30)]
 HELD_OUT += [("How much is seven times two?", UNANSWERABLE, None)]
@@ -191,13 +192,13 @@ def dataset(store: ArtifactStore) -> DatasetRef:
 @pytest.fixture(scope="module")
 def model(store: ArtifactStore, dataset: DatasetRef, state: Path) -> ModelRef:
     config = TrainingConfig(max_steps=40, batch_size=24, augment=False, max_target_tokens=8)
-    return fine_tune(config, dataset, store=store, target=NOWHERE, work_dir=state / "work")
+    return fine_tune(config, dataset, place=Workplace(NOWHERE, state, store=store))
 
 
 @pytest.fixture(scope="module")
 def alone(model: ModelRef, dataset: DatasetRef, store: ArtifactStore, state: Path) -> Scores:
     """What one process measures."""
-    return evaluate_model(CONFIG, model, dataset, store=store, target=NOWHERE, work_dir=state / "work")
+    return evaluate_model(CONFIG, model, dataset, place=Workplace(NOWHERE, state, store=store))
 
 
 def a_run(state: Path, **fan: Any) -> Run:
@@ -304,7 +305,7 @@ def test_a_worker_killed_in_the_middle_changes_nothing(
 
     with workers.asking(CONFIG, model, a_run(state, scheduler=scheduler)) as ask:
         scores = evaluate_model(
-            CONFIG, model, dataset, store=store, target=NOWHERE, work_dir=state / "work", ask=ask, progress=kill_one
+            CONFIG, model, dataset, ask=ask, place=Workplace(NOWHERE, state, store=store, progress=kill_one)
         )
     assert killed
     assert scores.identity() == alone.identity()

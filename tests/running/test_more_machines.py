@@ -208,21 +208,21 @@ import json, sys
 from pathlib import Path
 from askline.config import PipelineConfig
 from askline.records import Target
-from askline.store import ArtifactStore
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.fine_tune.fine_tune import fine_tune
 from tasks.running.run import prepare_environment
 from tasks.t5.base import resolve_base
+from tasks.workplace import Workplace
 
 here, config = Path(sys.argv[1]), PipelineConfig.model_validate_json(sys.argv[2])
 target = Target(kind="aws", region="us-east-1")
 prepare_environment(target)
-store = ArtifactStore(here / "artifacts")
-source = resolve_source(config.dataset, target=target, state_dir=here)
-dataset = fetch_dataset(config.dataset, source, store=store, target=target)
-base = resolve_base(config.training.base, config.training.base_revision, target=target)
+place = Workplace(target, here)
+source = resolve_source(config.dataset, place=place)
+dataset = fetch_dataset(config.dataset, source, place=place)
+base = resolve_base(config.training.base, config.training.base_revision, place=place)
 training = config.training.model_copy(update={"base_revision": base.revision})
-print(fine_tune(training, dataset, store=store, target=target, work_dir=here / "work").sha256)
+print(fine_tune(training, dataset, place=place).sha256)
 """
 
 

@@ -17,6 +17,7 @@ from tasks.deploy_api.deploy_api import deploy_api
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.smoke_invoke.smoke_invoke import smoke_api, smoke_invoke
+from tasks.workplace import Workplace
 
 ENDPOINT = EndpointRef(
     name="serv-hf-endpoint-x",
@@ -66,11 +67,9 @@ def test_the_questions_come_from_all_over_and_one_is_out_of_scope(store: Artifac
             SmokeConfig(questions=5),
             ENDPOINT,
             scores,
-            target=at(url),
-            store=store,
-            progress=lambda share, message="": told.append(share),
+            place=Workplace(at(url), store=store, progress=lambda share, message="": told.append(share)),
         )
-        again = smoke_invoke(SmokeConfig(questions=5), ENDPOINT, scores, target=at(url), store=store)
+        again = smoke_invoke(SmokeConfig(questions=5), ENDPOINT, scores, place=Workplace(at(url), store=store))
     assert (smoke.asked, smoke.agreed, smoke.api_checked) == (6, 6, False)
     assert [answer.expected == UNANSWERABLE for answer in smoke.answers] == [False] * 5 + [True]
     assert [answer.question for answer in again.answers] == [answer.question for answer in smoke.answers]
@@ -86,7 +85,7 @@ def test_a_cold_endpoint_is_waited_for(store: ArtifactStore, scores: Scores) -> 
         return early.pop() if early else knows(path, body)
 
     with replying(wakes_up) as url:
-        smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, target=at(url), store=store)
+        smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, place=Workplace(at(url), store=store))
     assert smoke.agreed == smoke.asked == 3
     assert smoke.cold_start_seconds > 1
 
@@ -97,7 +96,7 @@ def test_an_endpoint_that_never_wakes_up_is_given_up(store: ArtifactStore, score
         replying(lambda path, body: refuses("ModelNotReadyException", 429)) as url,
         pytest.raises(DeployError, match="ModelNotReadyException") as caught,
     ):
-        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store, cold_seconds=0.5)
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, cold_seconds=0.5, place=Workplace(at(url), store=store))
     assert caught.value.retryable
     assert time.monotonic() - started < 30
 
@@ -110,13 +109,13 @@ def test_an_error_of_the_model_is_not_waited_for(store: ArtifactStore, scores: S
         return refuses("ModelError", 424)
 
     with replying(fails) as url, pytest.raises(DeployError, match="ModelError"):
-        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, place=Workplace(at(url), store=store))
     assert len(calls) == 1
 
 
 def test_other_answers_than_the_evaluations_are_shown(store: ArtifactStore, scores: Scores) -> None:
     with replying(lambda path, body: says("Vienna")) as url, pytest.raises(DeployError) as caught:
-        smoke_invoke(SmokeConfig(questions=4), ENDPOINT, scores, target=at(url), store=store)
+        smoke_invoke(SmokeConfig(questions=4), ENDPOINT, scores, place=Workplace(at(url), store=store))
     message = str(caught.value)
     assert "0 of 5" in message
     assert message.count("'Vienna'") == 3, "the first three"
@@ -130,22 +129,22 @@ def test_some_disagreement_can_be_allowed(store: ArtifactStore, scores: Scores) 
 
     with replying(mostly) as url:
         config = SmokeConfig(questions=9, min_agreement=0.9)
-        smoke = smoke_invoke(config, ENDPOINT, scores, target=at(url), store=store)
+        smoke = smoke_invoke(config, ENDPOINT, scores, place=Workplace(at(url), store=store))
         assert (smoke.asked, smoke.agreed) == (10, 9)
         with pytest.raises(DeployError, match="9 of 10"):
-            smoke_invoke(SmokeConfig(questions=9), ENDPOINT, scores, target=at(url), store=store)
+            smoke_invoke(SmokeConfig(questions=9), ENDPOINT, scores, place=Workplace(at(url), store=store))
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"answer": "Paris"}', b'{"answers": []}'])
 def test_an_endpoint_that_serves_something_else(store: ArtifactStore, scores: Scores, body: bytes) -> None:
     with replying(lambda path, sent: (200, {}, body)) as url, pytest.raises(DeployError, match="does not serve"):
-        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, place=Workplace(at(url), store=store))
 
 
 def test_missing_predictions_are_an_error_of_the_store(store: ArtifactStore, scores: Scores) -> None:
     (store.path("scores", scores.sha256) / "predictions.jsonl").unlink()
     with pytest.raises(ArtifactError, match="damaged"):
-        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at("http://127.0.0.1:1"), store=store)
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, place=Workplace(at("http://127.0.0.1:1"), store=store))
 
 
 SMOKE = SmokeRef(
@@ -201,9 +200,9 @@ def test_the_deployed_endpoint_and_api_give_the_evaluations_answers(
     package: PackageRef,  # noqa: F811
 ) -> None:
     sent = upload(tiny, package, cloud, "smoke")
-    endpoint = deploy_serverless(DeployConfig(mlkey="smoke"), sent, package, target=cloud)
+    endpoint = deploy_serverless(DeployConfig(mlkey="smoke"), sent, package, place=Workplace(cloud))
     stack = ApiConfig(stack_name="smoke-test")
-    open_api = deploy_api(stack, bucket=sent.bucket, prefix="api", target=cloud, tags={})
+    open_api = deploy_api(stack, bucket=sent.bucket, prefix="api", tags={}, place=Workplace(cloud))
     registry.promote(
         "smoke",
         endpoint=endpoint.name,
@@ -214,7 +213,13 @@ def test_the_deployed_endpoint_and_api_give_the_evaluations_answers(
         run_id="r",
         target=cloud,
     )
-    smoke = smoke_invoke(SmokeConfig(), endpoint, tiny.scores, api=open_api, target=cloud, store=tiny.store)
+    smoke = smoke_invoke(
+        SmokeConfig(),
+        endpoint,
+        tiny.scores,
+        api=open_api,
+        place=Workplace(cloud, store=tiny.store),
+    )
     assert smoke.api_checked
     assert smoke.asked == smoke.agreed == 9
     assert {answer.answered for answer in smoke.answers} > {UNANSWERABLE}

@@ -10,10 +10,17 @@ from support.tiny_package import Tiny
 from tasks.package import archive
 from tasks.package.package import ARCHIVE
 from tasks.package.upload import upload_package
+from tasks.workplace import Workplace
 
 
 def upload(tiny: Tiny, package: PackageRef, target: Target, mlkey: str) -> UploadRef:
-    return upload_package(PackageConfig(), package, mlkey=mlkey, store=tiny.store, target=target, tags={})
+    return upload_package(
+        PackageConfig(),
+        package,
+        mlkey=mlkey,
+        tags={},
+        place=Workplace(target, store=tiny.store),
+    )
 
 
 def broken_package(tiny: Tiny, package: PackageRef, scratch: Path) -> PackageRef:

@@ -9,8 +9,10 @@ import pytest
 from askline.config import PackageConfig
 from askline.records import DatasetRef, ModelRef, PackageRef, Scores, SourceRef, SplitScores
 from askline.store import ArtifactStore
+from support.tiny_datasets import NOWHERE
 from tasks.package.package import build_package
 from tasks.qa.prompt import format_prompt
+from tasks.workplace import Workplace
 
 PROMPT = "question: {question} answer:"
 UNANSWERABLE = "I don't know"
@@ -41,7 +43,11 @@ class Tiny(NamedTuple):
 
     def build(self, store: ArtifactStore | None = None, config: PackageConfig | None = None) -> PackageRef:
         return build_package(
-            config or PackageConfig(), self.model, self.scores, self.dataset, store=store or self.store
+            config or PackageConfig(),
+            self.model,
+            self.scores,
+            self.dataset,
+            place=Workplace(NOWHERE, store=store or self.store),
         )
 
 

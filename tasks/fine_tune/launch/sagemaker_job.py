@@ -14,7 +14,7 @@ from typing import Any
 from askline.clients import aws_client
 from askline.config import ClusterConfig
 from askline.errors import ConfigError, PackageError, TrainingError
-from askline.progress import Progress, part, quiet
+from askline.progress import part
 from askline.records import Target
 from askline.store import sha256_of_file
 from tasks.aws.errors import code_of, explained, is_missing
@@ -25,19 +25,14 @@ from tasks.fine_tune.launch.sagemaker_session import sdk_session
 from tasks.fine_tune.launch.sagemaker_source import ENTRY_SCRIPT, REQUIREMENTS, write_source
 from tasks.fine_tune.launch.torchrun import JOB, check_divides
 from tasks.package.archive import unpack
+from tasks.workplace import Workplace
 
 #: The newest Hugging Face training image in the SDK's table.
 IMAGE = {"version": "5.3.0", "base_framework_version": "pytorch2.9.0", "py_version": "py312"}
 
 
 def run_on_sagemaker(
-    job: TrainingJob,
-    *,
-    target: Target,
-    bucket: str,
-    role_arn: str,
-    tags: dict[str, str],
-    progress: Progress = quiet,
+    job: TrainingJob, *, place: Workplace, bucket: str, role_arn: str, tags: dict[str, str]
 ) -> JobResult:
     """Run the job on ``job.config.cluster``'s instances, and bring the model into ``job.output``.
 
@@ -62,6 +57,7 @@ def run_on_sagemaker(
         If AWS refuses or cannot be reached.
     """
     cluster, key = job.config.cluster, job.checkpoints.name
+    target, progress = place.target, place.progress
     if cluster.processes is not None:
         check_divides(job.recipe.batch_size, cluster.processes * cluster.instance_count)
     client = aws_client(target, "sagemaker")
@@ -71,11 +67,11 @@ def run_on_sagemaker(
         name = None
     if name is None:
         progress(0.0, "uploading the dataset and the base")
-        place = f"{cluster.prefix}/{key}"
-        channels = _upload_inputs(job, target=target, bucket=bucket, prefix=f"{place}/input")
+        prefix = f"{cluster.prefix}/{key}"
+        channels = _upload_inputs(job, target=target, bucket=bucket, prefix=f"{prefix}/input")
         progress(0.0, f"creating a training job on {cluster.instance_count} × {cluster.instance_type}")
         with explained("create the training job", advice=_ADVICE):
-            _create(job, base_name, channels, target=target, bucket=bucket, place=place, role_arn=role_arn, tags=tags)
+            _create(job, base_name, channels, target=target, bucket=bucket, prefix=prefix, role_arn=role_arn, tags=tags)
         name = _settle(client, base_name)
     else:
         progress(0.0, f"the training job {name} is there already")
@@ -168,7 +164,7 @@ def _create(
     *,
     target: Target,
     bucket: str,
-    place: str,
+    prefix: str,
     role_arn: str,
     tags: dict[str, str],
 ) -> None:
@@ -189,7 +185,7 @@ def _create(
             sagemaker_session=sdk_session(target, bucket),
             role=role_arn,
             base_job_name=base_name,
-            input_s3_key_prefix=place,
+            input_s3_key_prefix=prefix,
             training_image=cluster.image or training_image(target.region, cluster),
             source_code=SourceCode(
                 source_dir=folder, entry_script=ENTRY_SCRIPT, requirements=REQUIREMENTS if install else None
@@ -206,7 +202,7 @@ def _create(
                 **({"max_wait_time_in_seconds": longest_wait(cluster)} if cluster.spot else {}),
             ),
             output_data_config=OutputDataConfig(
-                s3_output_path=f"s3://{bucket}/{place}/output", compression_type="GZIP"
+                s3_output_path=f"s3://{bucket}/{prefix}/output", compression_type="GZIP"
             ),
             checkpoint_config=CheckpointConfig(
                 s3_uri=f"{checkpoints.rstrip('/')}/{job.checkpoints.name}", local_path="/opt/ml/checkpoints"

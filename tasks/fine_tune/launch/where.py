@@ -2,12 +2,11 @@
 
 from askline.clients import aws_client
 from askline.errors import ConfigError
-from askline.progress import Progress, quiet
-from askline.records import Target
 from tasks.fine_tune.job import JobResult, TrainingJob, run_job
+from tasks.workplace import Workplace
 
 
-def train_where(job: TrainingJob, *, target: Target, progress: Progress = quiet) -> JobResult:
+def train_where(job: TrainingJob, *, place: Workplace) -> JobResult:
     """Run the job where ``job.config.where`` says; the model is in ``job.output`` then.
 
     Raises
@@ -21,23 +20,23 @@ def train_where(job: TrainingJob, *, target: Target, progress: Progress = quiet)
     """
     match job.config.where:
         case "process":
-            return run_job(job, progress=progress)
+            return run_job(job, progress=place.progress)
         case "torchrun":
             from tasks.fine_tune.launch.torchrun import run_with_torchrun
 
-            return run_with_torchrun(job, progress=progress)
+            return run_with_torchrun(job, progress=place.progress)
         case "sagemaker":
-            return _on_sagemaker(job, target, progress)
+            return _on_sagemaker(job, place)
 
 
-def _on_sagemaker(job: TrainingJob, target: Target, progress: Progress) -> JobResult:
+def _on_sagemaker(job: TrainingJob, place: Workplace) -> JobResult:
     from tasks.aws.errors import explained
     from tasks.aws.training_role import ensure_local_training_role
     from tasks.deploy_serverless.deployment_plan import MANAGED
     from tasks.fine_tune.launch.sagemaker_job import run_on_sagemaker
     from tasks.package.upload import ensure_bucket, legal_bucket_name
 
-    cluster = job.config.cluster
+    target, cluster = place.target, job.config.cluster
     if target.kind == "aws" and cluster.role_arn is None:
         raise ConfigError(
             "training.cluster.role_arn (or deploy.role_arn) is needed to train in SageMaker on AWS: the IAM role that "
@@ -53,4 +52,4 @@ def _on_sagemaker(job: TrainingJob, target: Target, progress: Progress) -> JobRe
         )
     ensure_bucket(aws_client(target, "s3"), bucket, account, target.region, MANAGED)
     role = cluster.role_arn or ensure_local_training_role(bucket, target=target, tags=MANAGED)
-    return run_on_sagemaker(job, target=target, bucket=bucket, role_arn=role, tags=MANAGED, progress=progress)
+    return run_on_sagemaker(job, place=place, bucket=bucket, role_arn=role, tags=MANAGED)

@@ -27,16 +27,21 @@ class DatasetConfig(Section):
     """Column with the questions; the default is found by its name."""
     answer_column: str | None = None
     """Column with the answers; the default is found by its name."""
+    answer_columns: tuple[str, ...] = ()
+    """Further columns that belong to the answer, such as a link; they are kept beside it."""
     group_column: str | None = None
     """Column that says which rows ask for the same fact; rows of one group never fall on two sides of a split."""
     split_by: Literal["auto", "group", "answer", "wording"] = "auto"
-    """How to split a dataset without splits: by group, by answer, or "wording" for unseen wordings of seen facts.
-    "auto" goes by group where there is a group column, else by answer."""
+    """How to test a dataset without splits. "auto" trains every fact: of facts with several wordings some are held
+    out, and a fact with one is asked for in other words that are made by rule. "wording" holds out real wordings only;
+    "group" and "answer" hold out whole facts, which tells how the model answers about what it was never told."""
     test_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share of the rows held out for the evaluation, where the dataset has no test split."""
+    """Share of the rows, or of the wordings of a fact, held out for the evaluation, where the dataset has no test
+    split."""
     seed: int = Field(13, ge=0)
     """Seed of the split."""
     unanswerable: str = "I don't know"
     """The answer that marks a question as out of scope."""
     max_rejected: Fraction = 0.1
-    """Share of rows that may be rejected (blank, duplicate …) before the run stops."""
+    """Share of rows that may be lost (blank, contradictory …) before the run stops; rows that only repeat another one
+    do not count."""

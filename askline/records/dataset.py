@@ -28,7 +28,9 @@ class DatasetRef(Record):
     """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl`` and
     ``profile.json``.
 
-    Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``.
+    Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``. Where there are
+    any, ``"columns": {name: text}`` holds further texts that belong to the answer, and ``"made_by": str`` names the
+    rule that made a test question from one of the dataset's.
     """
 
     sha256: str
@@ -39,7 +41,9 @@ class DatasetRef(Record):
     rejected: int
     question_column: str
     answer_column: str
-    split_by: Literal["existing", "group", "answer", "wording"]
+    split_by: Literal["existing", "group", "answer", "wording", "made"]
+    """How the test questions came about; "made": those of facts with a single wording are made by rule, in other words,
+    and no fact is held out."""
     unanswerable: str
     warnings: tuple[str, ...] = ()
     """Findings that a person should read, such as conflicting answers."""

@@ -1,7 +1,7 @@
 """From rows as they stand to questions with answers, and the rows that were rejected, each with its reason."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -38,6 +38,10 @@ class Example:
     group: str | None
     in_scope: bool
     source: SourceRow
+    columns: Mapping[str, str] = field(default_factory=dict)
+    """Further cells that belong to the answer, by the name of their column."""
+    made_by: str | None = None
+    """The rule that made the question from one of the file's; None for a question that stands in the file."""
 
     @cached_property
     def question_key(self) -> str:
@@ -46,7 +50,7 @@ class Example:
 
     @cached_property
     def answer_key(self) -> str:
-        """Equal for two answers that count as the same."""
+        """Equal for two answers that say the same, perhaps in other case or with another full stop."""
         return comparable(self.answer)
 
     @cached_property
@@ -77,6 +81,11 @@ class Cleaned:
         self.rejected.append(Rejected(split, source, reason, detail))
 
     @property
+    def lost(self) -> list[Rejected]:
+        """The rejected rows that held something: not those that only repeat another row."""
+        return [item for item in self.rejected if item.reason != "duplicate"]
+
+    @property
     def reasons(self) -> dict[str, int]:
         """Rejected rows by reason, the most frequent first."""
         return dict(
@@ -84,17 +93,29 @@ class Cleaned:
         )
 
 
-def clean_split(cleaned: Cleaned, split: str, rows: Iterable[tuple[SourceRow, Columns]], unanswerable: str) -> None:
-    """Clean the rows of one split: tidy texts, and no blanks, over-long cells, duplicates or contradictions.
+def clean_split(
+    cleaned: Cleaned,
+    split: str,
+    rows: Iterable[tuple[SourceRow, Columns]],
+    unanswerable: str,
+    answer_columns: Sequence[str] = (),
+) -> None:
+    """Clean the rows of one split: tidy questions, and no blanks, over-long cells, duplicates or contradictions.
 
-    Of rows that ask the same question the first stays: a later one with the same answer is a duplicate, one with
+    An answer stays as it is written, letter by letter, with its lines, lists and markup; only white space around it
+    goes. Of rows that ask the same question the first stays: a later one with the same answer is a duplicate, one with
     another answer a conflict.
+
+    Parameters
+    ----------
+    answer_columns
+        Columns whose cells belong to the answer, such as a link; they are kept beside it, letter by letter too.
     """
     out_of_scope = comparable(tidy(unanswerable))
     first: dict[str, Example] = {}
     kept = cleaned.splits.setdefault(split, [])
     for source, columns in rows:
-        example = _example(cleaned, split, source, columns, unanswerable, out_of_scope)
+        example = _example(cleaned, split, source, columns, unanswerable, out_of_scope, answer_columns)
         if example is None:
             continue
         earlier = first.setdefault(example.question_key, example)
@@ -108,16 +129,22 @@ def clean_split(cleaned: Cleaned, split: str, rows: Iterable[tuple[SourceRow, Co
 
 
 def _example(
-    cleaned: Cleaned, split: str, source: SourceRow, columns: Columns, unanswerable: str, out_of_scope: str
+    cleaned: Cleaned,
+    split: str,
+    source: SourceRow,
+    columns: Columns,
+    unanswerable: str,
+    out_of_scope: str,
+    answer_columns: Sequence[str],
 ) -> Example | None:
     if source.problem is not None:
         cleaned.reject(split, source, "malformed row", source.problem)
         return None
-    texts = []
-    for column in (columns.question, columns.answer, columns.group):
+    texts: dict[str, str] = {}
+    for column in filter(None, (columns.question, columns.answer, columns.group, *answer_columns)):
         try:
-            text = tidy(cell_text(source.values.get(column), unanswerable)) if column is not None else ""
-            text.encode()
+            texts[column] = cell_text(source.values.get(column), unanswerable)
+            texts[column].encode()
         except UnicodeEncodeError:
             cleaned.reject(
                 split, source, "unreadable cell", f"{column!r} holds half of a surrogate pair, which is no character"
@@ -126,19 +153,20 @@ def _example(
         except ValueError as error:
             cleaned.reject(split, source, "unreadable cell", f"expected text in {column!r}, found {error}")
             return None
-        texts.append(text)
-    question, answer, group = texts
+    question, answer = tidy(texts[columns.question]), texts[columns.answer].strip()
+    group = tidy(texts[columns.group]) if columns.group is not None else ""
     if not question:
         cleaned.reject(split, source, "blank question", f"nothing in {columns.question!r}")
-    elif not answer:
+    elif not tidy(answer):
         cleaned.reject(split, source, "blank answer", f"nothing in {columns.answer!r}")
     elif len(question) > MAX_QUESTION_CHARACTERS:
         cleaned.reject(split, source, "question too long", _over(question, MAX_QUESTION_CHARACTERS))
     elif len(answer) > MAX_ANSWER_CHARACTERS:
         cleaned.reject(split, source, "answer too long", _over(answer, MAX_ANSWER_CHARACTERS))
     else:
-        in_scope = comparable(answer) != out_of_scope
-        return Example(question, answer if in_scope else tidy(unanswerable), group or None, in_scope, source)
+        in_scope = comparable(tidy(answer)) != out_of_scope
+        further = {column: texts[column].strip() for column in answer_columns if texts[column].strip()}
+        return Example(question, answer if in_scope else tidy(unanswerable), group or None, in_scope, source, further)
     return None
 
 
@@ -171,19 +199,20 @@ def keep_apart(cleaned: Cleaned, *, nearly: bool) -> None:
 
 
 def check_rejected(cleaned: Cleaned, read: int, max_rejected: float) -> None:
-    """Stop where more rows were rejected than the config allows.
+    """Stop where more rows were lost than the config allows; rows that only repeat another one lose nothing.
 
     Raises
     ------
     DatasetFormatError
         With the counts by reason and the first rows.
     """
-    rejected = len(cleaned.rejected)
-    if read and rejected / read > max_rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.reasons.items())
-        first = "\n".join(f"  {item.source.place}: {item.reason}: {item.detail}" for item in cleaned.rejected[:5])
+    lost = cleaned.lost
+    if read and len(lost) / read > max_rejected:
+        counts = cleaned.reasons
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if reason != "duplicate")
+        first = "\n".join(f"  {item.source.place}: {item.reason}: {item.detail}" for item in lost[:5])
         raise DatasetFormatError(
-            f"{rejected} of {read} rows ({rejected / read:.0%}) were rejected, at most {max_rejected:.0%} may be "
+            f"{len(lost)} of {read} rows ({len(lost) / read:.0%}) were rejected, at most {max_rejected:.0%} may be "
             f"(--dataset.max-rejected): {reasons}. The first are:\n{first}"
         )
 

@@ -13,11 +13,11 @@ from askline.records import DatasetRef, SourceRef, Target
 from askline.store import ArtifactStore
 from tasks.fetch_dataset import hub, layout, s3, sources, web
 from tasks.fetch_dataset.cache import changed
-from tasks.fetch_dataset.cleaning import Cleaned, check_rejected, clean_split, keep_apart
+from tasks.fetch_dataset.cleaning import Cleaned, Example, check_rejected, clean_split, keep_apart
 from tasks.fetch_dataset.columns import Columns, find_columns
 from tasks.fetch_dataset.profile import profile_dataset, profile_tokens
 from tasks.fetch_dataset.readers import read_file
-from tasks.fetch_dataset.splitting import SplitBy, split_examples
+from tasks.fetch_dataset.splitting import split_examples, split_with_every_fact_trained
 from tasks.fetch_dataset.tables import Table
 from tasks.workplace import Workplace
 
@@ -115,7 +115,7 @@ def fetch_dataset(
     cleaned = Cleaned()
     for split, read in tables.items():
         rows = ((row, columns[table.file]) for table in read for row in table.rows)
-        clean_split(cleaned, split, rows, config.unanswerable)
+        clean_split(cleaned, split, rows, config.unanswerable, config.answer_columns)
     rows_read = sum(len(table.rows) for read in tables.values() for table in read)
     check_rejected(cleaned, rows_read, config.max_rejected)
     by = _split(cleaned, config, first, notes)
@@ -138,7 +138,7 @@ def fetch_dataset(
         sha256=sha256,
         source=source,
         splits={split: len(examples) for split, examples in cleaned.splits.items()},
-        rejected=len(cleaned.rejected),
+        rejected=len(cleaned.lost),
         question_column=first.question,
         answer_column=first.answer,
         split_by=by,
@@ -180,13 +180,23 @@ def _read(
             with _disk(path):
                 table = read_file(path, name, config)
             columns[name] = find_columns(table.columns, config, name)
+            _check_answer_columns(config, table)
             tables.setdefault(split, []).append(table)
     return tables, columns
 
 
+def _check_answer_columns(config: DatasetConfig, table: Table) -> None:
+    for name in config.answer_columns:
+        if name not in table.columns:
+            raise DatasetFormatError(
+                f"{table.file}: --dataset.answer-columns names {name!r}, which is not there. The columns are: "
+                + ", ".join(map(repr, table.columns[:30]))
+            )
+
+
 def _split(
     cleaned: Cleaned, config: DatasetConfig, columns: Columns, notes: list[str]
-) -> Literal["existing", "group", "answer", "wording"]:
+) -> Literal["existing", "group", "answer", "wording", "made"]:
     """Keep the splits that are there, else make them; in both cases training and test stay apart."""
     if layout.ALL not in cleaned.splits:
         if config.split_by != "auto":
@@ -194,11 +204,15 @@ def _split(
         keep_apart(cleaned, nearly=False)
         return "existing"
     examples = cleaned.splits.pop(layout.ALL)
-    grouped = any(example.group is not None for example in examples)
-    if config.split_by == "group" and not grouped:
+    if config.split_by == "auto":
+        return _train_every_fact(cleaned, examples, config)
+    by = config.split_by
+    if by == "group" and not any(example.group is not None for example in examples):
         what = f"{columns.group!r} is empty" if columns.group else "there is none"
-        raise ConfigError(f"--dataset.split-by group needs a group column, and {what}; see --dataset.group-column")
-    by: SplitBy = ("group" if grouped else "answer") if config.split_by == "auto" else config.split_by
+        raise ConfigError(
+            f"--dataset.split-by group needs a group column, and {what}. Name it with --dataset.group-column, or "
+            "leave --dataset.split-by out"
+        )
     train, test = split_examples(examples, by=by, test_fraction=config.test_fraction, seed=config.seed)
     cleaned.splits = {"train": train, "test": test}
     keep_apart(cleaned, nearly=True)
@@ -209,9 +223,17 @@ def _split(
     if by != "wording":
         notes.append(
             f"split by {by}: the held-out facts are not in training, so the scores tell how the model answers about "
-            "what it was never told; --dataset.split-by wording asks for what it was told, in new words"
+            "what it was never told; without --dataset.split-by every fact is trained and asked for in new words"
         )
     return by
+
+
+def _train_every_fact(
+    cleaned: Cleaned, examples: Sequence[Example], config: DatasetConfig
+) -> Literal["wording", "made"]:
+    train, test = split_with_every_fact_trained(examples, test_fraction=config.test_fraction, seed=config.seed)
+    cleaned.splits = {"train": train, "test": test}
+    return "wording" if all(example.made_by is None for example in test) else "made"
 
 
 def _check_splits(cleaned: Cleaned) -> None:
@@ -224,9 +246,13 @@ def _check_splits(cleaned: Cleaned) -> None:
 
 def _findings(cleaned: Cleaned) -> Iterator[str]:
     """Yield what a person should read about the rejected rows."""
-    if cleaned.rejected:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in cleaned.reasons.items())
-        yield f"{len(cleaned.rejected)} rows were rejected ({reasons}); rejected.jsonl lists each"
+    lost = len(cleaned.lost)
+    if lost:
+        counts = cleaned.reasons.items()
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts if reason != "duplicate")
+        yield f"{lost} rows were rejected ({reasons}); rejected.jsonl lists each"
+    if repeated := len(cleaned.rejected) - lost:
+        yield f"{repeated} rows only repeat another one; nothing is lost by that"
     conflicts = [item for item in cleaned.rejected if item.reason == "conflicting answer"]
     for item in conflicts[:3]:
         yield f"conflicting answers: {item.source.place} against the earlier row, which was kept ({item.detail})"
@@ -239,10 +265,7 @@ def _write(store: ArtifactStore, cleaned: Cleaned, profile: Mapping[str, Any]) -
     """Write the artifact: the same content gives the same bytes."""
     with store.new("dataset") as draft, _disk(store.root):
         for split, examples in cleaned.splits.items():
-            rows = [
-                {"question": e.question, "answer": e.answer, "group": e.group, "in_scope": e.in_scope} for e in examples
-            ]
-            _write_lines(draft.folder / f"{split}.jsonl", rows)
+            _write_lines(draft.folder / f"{split}.jsonl", [_row(example) for example in examples])
         rejected = [
             {
                 "file": item.source.file,
@@ -259,6 +282,20 @@ def _write(store: ArtifactStore, cleaned: Cleaned, profile: Mapping[str, Any]) -
         text = json.dumps(profile, ensure_ascii=False, indent=2, sort_keys=True)
         (draft.folder / "profile.json").write_bytes(f"{text}\n".encode())
         return draft.commit()
+
+
+def _row(example: Example) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "question": example.question,
+        "answer": example.answer,
+        "group": example.group,
+        "in_scope": example.in_scope,
+    }
+    if example.columns:
+        row["columns"] = dict(example.columns)
+    if example.made_by is not None:
+        row["made_by"] = example.made_by
+    return row
 
 
 def _write_lines(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

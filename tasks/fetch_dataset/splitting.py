@@ -7,12 +7,79 @@ another order are split alike, and a few new rows leave most of the others where
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Literal
 
 from askline.errors import DatasetFormatError
 from tasks.fetch_dataset.cleaning import Example
+from tasks.fetch_dataset.facts import facts_of
+from tasks.fetch_dataset.other_words import Maker
 
 SplitBy = Literal["group", "answer", "wording"]
+
+#: Questions that are made for a fact with one wording: many where there are few facts, so that the score of a small
+#: file rests on more than a handful.
+_MADE_FOR = ((100, 3), (400, 2))
+#: More facts than this are tested by a sample: the interval of the score is then narrower than two points.
+_MOST_MADE = 2000
+
+
+def split_with_every_fact_trained(
+    examples: Sequence[Example], *, test_fraction: float, seed: int
+) -> tuple[list[Example], list[Example]]:
+    """Split examples so that training has seen every fact, each in the order in which they came.
+
+    Of a fact with several wordings some are held out. A fact with one is asked for in other words, made by rule, which
+    follow the real questions in the test split; at most ``_MOST_MADE`` of them.
+
+    Parameters
+    ----------
+    examples
+        Without duplicate questions.
+    test_fraction
+        Share of the wordings of a fact to hold out: at least one, never all.
+    seed
+        Another seed, another split.
+
+    Raises
+    ------
+    DatasetFormatError
+        If no row has an answer.
+    """
+    in_scope = [example for example in examples if example.in_scope]
+    if not in_scope:
+        raise DatasetFormatError(
+            f"{len(examples)} rows are usable, and none of them has an answer other than the unanswerable one; "
+            "add questions with their answers"
+        )
+    facts = facts_of(in_scope)
+    fact_of = {id(example): fact for fact, members in facts.items() for example in members}
+    spoken = defaultdict(set)
+    for example in examples:
+        spoken[example.words].add(fact_of.get(id(example)))
+    held: set[int] = set()
+    once: list[str] = []
+    for fact, members in facts.items():
+        wordings = defaultdict(list)
+        for example in members:
+            wordings[example.words].append(example)
+        # A wording that another fact shares tells the two apart by the order of its words: it stays in training.
+        free = [words for words in wordings if len(spoken[words]) == 1]
+        count = min(max(round(len(wordings) * test_fraction), 1), len(wordings) - 1, len(free))
+        if count < 1:
+            once.append(fact)
+        held |= {id(example) for words in _ranked(free, seed)[:count] for example in wordings[words]}
+    held |= _beyond(examples, test_fraction, seed)
+    maker = Maker([(example.question, fact_of.get(id(example), "")) for example in examples], seed)
+    each = next((count for most, count in _MADE_FOR if len(once) <= most), 1)
+    made = [
+        replace(example, question=other.text, made_by=other.made_by)
+        for fact in sorted(_ranked(once, seed)[: _MOST_MADE // each], key=list(facts).index)
+        for example in facts[fact][:1]
+        for other in maker.make(example.question, fact, each)
+    ]
+    test = [example for example in examples if id(example) in held] + made
+    return [example for example in examples if id(example) not in held], test
 
 
 def split_examples(
@@ -46,20 +113,24 @@ def split_examples(
     if len(in_scope) < 2:
         raise DatasetFormatError(
             f"{len(examples)} rows are usable, {len(in_scope)} of them with an answer other than the unanswerable one; "
-            "at least two of these are needed to train and to test"
+            f"two of these are needed to hold one out by {by}; leave --dataset.split-by out to train every one"
         )
     held = (
         _wordings(in_scope, by, test_fraction, seed) if by == "wording" else _facts(in_scope, by, test_fraction, seed)
     )
+    held |= _beyond(examples, test_fraction, seed)
+    test = [example for example in examples if id(example) in held]
+    train = [example for example in examples if id(example) not in held]
+    return train, test
+
+
+def _beyond(examples: Sequence[Example], test_fraction: float, seed: int) -> set[int]:
+    """Take a share of the out-of-scope questions, those of the same words together; of a single one none."""
     beyond = defaultdict(list)
     for example in examples:
         if not example.in_scope:
             beyond[example.words].append(example)
-    if len(beyond) > 1:
-        held |= _take(beyond, test_fraction, seed)
-    test = [example for example in examples if id(example) in held]
-    train = [example for example in examples if id(example) not in held]
-    return train, test
+    return _take(beyond, test_fraction, seed) if len(beyond) > 1 else set()
 
 
 def _facts(examples: list[Example], by: SplitBy, test_fraction: float, seed: int) -> set[int]:
@@ -71,7 +142,7 @@ def _facts(examples: list[Example], by: SplitBy, test_fraction: float, seed: int
         why = f"they all have the same {by}" if len(facts) < 2 else f"each {by} shares a question's words with another"
         raise DatasetFormatError(
             f"the rows cannot be split by {by}: {why}. "
-            "Use --dataset.split-by wording, or bring a test split of your own."
+            "Leave --dataset.split-by out to train every fact, or bring a test split of your own."
         )
     return _take(units, test_fraction, seed)
 
@@ -133,7 +204,8 @@ def _wordings(examples: list[Example], by: SplitBy, test_fraction: float, seed: 
     if not held:
         raise DatasetFormatError(
             "the rows cannot be split by wording: no group or answer is asked for in two wordings. "
-            "Use --dataset.split-by answer, or bring a test split of your own."
+            "Leave --dataset.split-by out to have them asked for in other words, which are made by rule, or bring a "
+            "test split of your own."
         )
     return held
 

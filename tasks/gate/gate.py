@@ -26,7 +26,7 @@ def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) ->
     if reasons and dataset.split_by in ("answer", "group"):
         reasons[-1] += (
             f". The dataset was split by {dataset.split_by}, so the model has never seen the answers to these "
-            "questions and can only guess; --dataset.split-by wording measures unseen wordings of known answers instead"
+            "questions and can only guess; without --dataset.split-by every fact is trained, and asked for in new words"
         )
     outside = scores.out_of_scope
     if outside is not None and outside.exact_match < config.min_out_of_scope:

@@ -23,6 +23,7 @@ _SPLITS = {
     "group": "by group: questions that ask for the same fact are all on one side, so the test asks for unseen facts",
     "answer": "by answer: questions with the same answer are all on one side, so the test asks for unseen answers",
     "wording": "unseen wordings: the test asks for facts of the training questions in other words",
+    "made": "every fact is trained: the test asks in unseen wordings, or where a fact has one, in words made by rule",
 }
 _UNITS = {"exact_match": "Exact match, %", "f1": "Token F1, %", "rouge": "ROUGE-L, %"}
 
@@ -209,7 +210,7 @@ def _data(dataset: DatasetRef) -> str:
         ["Columns", f"{_code(dataset.question_column)} and {_code(dataset.answer_column)}"],
         ["Split", _SPLITS[dataset.split_by]],
         *[[f"Questions, {_text(name)}", f"{count:,}"] for name, count in sorted(dataset.splits.items())],
-        ["Rows rejected", f"{dataset.rejected:,} (blank, duplicate or contradictory)"],
+        ["Rows rejected", f"{dataset.rejected:,} (blank or contradictory)"],
     ]
     if dataset.source.subset is not None:
         rows.insert(2, ["Subset", _code(dataset.source.subset)])

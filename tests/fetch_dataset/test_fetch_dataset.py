@@ -58,7 +58,9 @@ def as_csv(rows: list[tuple[str, ...]], header: tuple[str, ...] = ("question", "
 
 
 def pairs(folder: Path) -> set[tuple[str, str]]:
-    return {(row.question, row.answer) for split in ("train", "test") for row in read_rows(folder, split)}
+    return {
+        (row.question, row.answer) for split in ("train", "test") for row in read_rows(folder, split) if not row.made_by
+    }
 
 
 def rejected(folder: Path) -> list[dict[str, Any]]:
@@ -78,7 +80,7 @@ def test_csv_with_any_delimiter(tmp_path, fetch, delimiter):
     assert pairs(folder) == set(ROWS)
     assert profile(folder)["files"][0]["delimiter"] == delimiter
     assert (dataset.question_column, dataset.answer_column, dataset.rejected) == ("question", "answer", 0)
-    assert sum(dataset.splits.values()) == 20
+    assert dataset.splits["train"] == 20
 
 
 def squad(rows):
@@ -203,7 +205,10 @@ def test_quoted_newlines_and_white_space_and_unicode_forms(tmp_path, fetch):
     text = "question,answer\r\n"
     text += '"Who\nwas  the\tfirst?","A ""B""\r\nC"\r\n\r\nWho was cafe\u0301?,caf\u0065\u0301\u00a0x\r\n'
     _, folder = fetch(write(tmp_path / "d.csv", text))
-    assert pairs(folder) == {("Who was the first?", 'A "B" C'), ("Who was café?", "café x")}
+    assert pairs(folder) == {
+        ("Who was the first?", 'A "B"\r\nC'),
+        ("Who was café?", "cafe\u0301\u00a0x"),
+    }
 
 
 cells = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -254,7 +259,7 @@ def test_a_user_csv_of_five_thousand_rows(tmp_path, fetch):
     start = time.process_time()
     dataset, folder = fetch(path, question_column="frage", answer_column="antwort")
     assert time.process_time() - start < 5
-    assert sum(dataset.splits.values()) == 5000
+    assert dataset.splits["train"] == 5000
     assert (dataset.question_column, dataset.answer_column) == ("Frage", "Antwort")
     assert ('Wer hat das Gebäude Nummer 7 in München, "Süd", gebaut?', "Müller 7") in pairs(folder)
 
@@ -277,13 +282,14 @@ def test_a_malformed_row_is_rejected_with_its_line_and_what_was_expected(tmp_pat
 
 
 def test_too_many_rejected_rows_stop_with_counts_and_the_first_places(tmp_path, fetch):
-    rows = [*ROWS, ("", "x"), ("What?", " "), *ROWS[:3]]
+    rows = [*ROWS, ("", "x"), ("What?", " "), ("", "y"), *ROWS[:3]]
     with pytest.raises(DatasetFormatError) as caught:
         fetch(write(tmp_path / "d.csv", as_csv(rows)))
     message = str(caught.value)
-    assert "5 of 25 rows (20%) were rejected, at most 10%" in message
+    assert "3 of 26 rows (12%) were rejected, at most 10%" in message
     assert "--dataset.max-rejected" in message
-    assert "3 duplicate, 1 blank answer, 1 blank question" in message
+    assert "2 blank question, 1 blank answer" in message
+    assert "duplicate" not in message
     assert "d.csv, line 22: blank question: nothing in 'question'" in message
 
 
@@ -325,8 +331,7 @@ BROKEN = [
     ("answers.csv", b"question,col2\na,b\n", "--dataset.answer-column. The columns are: 'question', 'col2'"),
     ("ambiguous.csv", b"question,frage,answer\na,b,c\n", "'question', 'frage' could each be the question column"),
     ("alpaca.csv", b"instruction,input,output\na,b,c\n", "'instruction', 'input' could each be the question column"),
-    ("few.csv", b"question,answer\nWho?,Ada\n", "at least two of these are needed"),
-    ("same.csv", b"question,answer\nWho is it?,Ada\nWhat is it?,Ada\n", "same answer. Use --dataset.split-by wording"),
+    ("none.csv", b"question,answer\nWho?,I don't know\n", "none of them has an answer other than the unanswerable"),
 ]
 
 
@@ -430,7 +435,7 @@ def test_a_folder_without_split_names_is_read_whole_and_split(tmp_path, fetch):
     write(tmp_path / "d" / ".hidden.csv", "nothing")
     dataset, folder = fetch(tmp_path / "d")
     assert pairs(folder) == set(ROWS)
-    assert dataset.split_by == "answer"
+    assert dataset.split_by == "made"
 
 
 def test_a_validation_split_stands_in_for_a_missing_test_split(tmp_path, fetch):
@@ -469,7 +474,7 @@ def test_the_card_names_subsets_and_splits(tmp_path, fetch):
     with pytest.raises(ConfigError, match=r"has no subset 'french'.*german"):
         fetch(tmp_path / "d", subset="french")
     dataset, _ = fetch(tmp_path / "d", subset="en")  # a sub-folder serves as well
-    assert sum(dataset.splits.values()) == 20
+    assert dataset.splits["train"] == 20
 
 
 @pytest.mark.parametrize("path", ["../secret.csv", "{outside}", "http://127.0.0.1:9/x.csv"])

@@ -134,8 +134,8 @@ def test_a_hub_dataset_by_branch_tag_and_commit(hub, tmp_path):
     assert resolve(f"{hub.hub}/datasets/someone/facts").revision == new
     assert resolve(f"{hub.hub}/datasets/someone/facts/tree/v1").revision == old
     assert resolve("hf://datasets/someone/facts@v1").revision == old
-    assert sum(fetch(tmp_path, hub, "someone/facts", revision="v1").splits.values()) == 20
-    assert sum(fetch(tmp_path, hub, "someone/facts").splits.values()) == 21
+    assert fetch(tmp_path, hub, "someone/facts", revision="v1").splits["train"] == 20
+    assert fetch(tmp_path, hub, "someone/facts").splits["train"] == 21
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_what_the_hub_lacks_is_named(hub, tmp_path):
 @pytest.mark.slow
 def test_a_private_dataset_without_a_token(hub, tmp_path):
     publish(hub, "someone/private", {"data.csv": CSV}, private=True)
-    assert sum(fetch(tmp_path, hub, "someone/private").splits.values()) == 20
+    assert fetch(tmp_path, hub, "someone/private").splits["train"] == 20
     nobody = Target(kind="aws", region="us-east-1", hub=hub.hub)  # with this target the person's own token is used
     with pytest.raises(DatasetNotFoundError, match=r"no dataset someone/private.*or it is private.*HF_TOKEN"):
         fetch(tmp_path, nobody, "someone/private")
@@ -295,7 +295,7 @@ def test_https_is_downloaded_once_and_pinned_by_content(server, tmp_path):
 
 def test_https_with_a_compressed_transfer(server, tmp_path):
     server.answers["/d.csv"] = (200, {"Content-Encoding": "gzip"}, gzip.compress(CSV.encode()))
-    assert sum(fetch(tmp_path, make_target(""), f"{server.url}/d.csv").splits.values()) == 20
+    assert fetch(tmp_path, make_target(""), f"{server.url}/d.csv").splits["train"] == 20
 
 
 def test_https_errors(server, free_port, tmp_path):
@@ -344,7 +344,7 @@ def test_s3_object_and_prefix(cloud, tmp_path):
     s3.put_object(Bucket="fetch-dataset", Key="two/train.csv", Body=CSV.encode())
     s3.put_object(Bucket="fetch-dataset", Key="two/test.csv", Body=b"question,answer\nx?,y\nz?,w\n")
     s3.put_object(Bucket="fetch-dataset", Key="two/notes.bin", Body=b"\x00")
-    assert sum(fetch(tmp_path, cloud, "s3://fetch-dataset/one/data.csv").splits.values()) == 20
+    assert fetch(tmp_path, cloud, "s3://fetch-dataset/one/data.csv").splits["train"] == 20
     for prefix in ("s3://fetch-dataset/two", "s3://fetch-dataset/two/"):
         assert fetch(tmp_path, cloud, prefix).splits == {"train": 20, "test": 2}
     config = DatasetConfig(source="s3://fetch-dataset/one/data.csv")

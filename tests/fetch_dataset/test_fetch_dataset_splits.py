@@ -148,12 +148,12 @@ def test_blanks_duplicates_conflicts_and_long_rows_are_rejected_with_their_reaso
         (7, "question too long"),
         (8, "answer too long"),
     ]
-    train, test = splits(folder)
-    assert {(row.question, row.answer) for row in train + test} == {rows[0], rows[8], rows[9]}
-    assert dataset.rejected == 7
+    train, _ = splits(folder)
+    assert {(row.question, row.answer) for row in train} == {rows[0], rows[8], rows[9]}
+    assert dataset.rejected == 6
     assert any("conflicting answers: d.csv, line 4" in warning and "'Italy'" in warning for warning in dataset.warnings)
     found = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
-    assert (found["duplicates"], found["conflicts"], found["rejected"], found["rows_read"]) == (1, 1, 7, 10)
+    assert (found["duplicates"], found["conflicts"], found["rejected"], found["rows_read"]) == (1, 1, 6, 10)
     assert found["rejected_by_reason"]["blank question"] == 2
 
 
@@ -195,19 +195,17 @@ def keys(rows: list[Row], kind: str) -> set[str | None]:
     return {row.group if kind == "group" else comparable(row.answer) for row in rows if row.in_scope}
 
 
-def test_group_answer_and_auto_keep_facts_apart(tmp_path):
+def test_group_and_answer_keep_facts_apart(tmp_path):
     header = ("question", "answer", "fact")
-    for options, expected in [({}, "group"), ({"split_by": "group"}, "group"), ({"split_by": "answer"}, "answer")]:
-        dataset, folder = fetch(tmp_path, FACTS, header, **options)
+    for expected in ("group", "answer"):
+        dataset, folder = fetch(tmp_path, FACTS, header, split_by=expected)
         train, test = splits(folder)
         assert dataset.split_by == expected
         assert not keys(train, expected) & keys(test, expected)
         assert len(test) == 10
         assert len(train) == 40
-        assert any("wording asks for what it was told" in warning for warning in dataset.warnings)
+        assert any("every fact is trained and asked for in new words" in warning for warning in dataset.warnings)
     assert any("'fact'" in warning for warning in dataset.warnings)
-    dataset, folder = fetch(tmp_path, [row[:2] for row in FACTS])
-    assert dataset.split_by == "answer"
 
 
 def test_wording_holds_out_some_of_every_fact(tmp_path):
@@ -299,7 +297,7 @@ def test_another_seed_splits_otherwise_and_new_rows_move_few():
 
 def test_the_share_that_is_held_out_is_said_where_it_differs(tmp_path):
     rows = [(f"Is {n} even?", "yes" if n % 2 == 0 else "no") for n in range(40)]
-    dataset, _ = fetch(tmp_path, rows)
+    dataset, _ = fetch(tmp_path, rows, split_by="answer")
     assert dataset.splits == {"train": 20, "test": 20}
     assert any(warning.startswith("50% of the rows are held out, not 20%") for warning in dataset.warnings)
 

@@ -63,7 +63,7 @@ def test_a_split_that_asks_for_unseen_answers_is_named(split_by: Literal["answer
     (reason,) = check_gate(EvaluationConfig(), scores(0.02), dataset(split_by)).reasons
     assert f"split by {split_by}" in reason
     assert "never seen" in reason
-    assert "--dataset.split-by wording" in reason
+    assert "without --dataset.split-by" in reason
     assert check_gate(EvaluationConfig(), scores(0.9), dataset(split_by)).passed
 
 

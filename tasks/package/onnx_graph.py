@@ -8,14 +8,14 @@ mapped into memory, with one embedding.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from askline.errors import PackageError
-from tasks.package.quantise import quantise_columns, quantise_rows
+from tasks.graphs.writer import MICROSOFT, Graph, State, Weights, declared, write_graph
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,13 +23,6 @@ if TYPE_CHECKING:
     Array = npt.NDArray[Any]
 
 ENCODER, DECODER, WEIGHTS = "encoder.onnx", "decoder.onnx", "weights.bin"
-_MICROSOFT = "com.microsoft"
-#: Read by ONNX Runtime 1.16 and later.
-_OPSET, _IR_VERSION = 17, 8
-#: Weights begin at a multiple of a memory page, since they are mapped.
-_ALIGNMENT = 4096
-#: Up to this many bytes a weight stands in the graph itself.
-_INLINE = 1024
 
 
 @dataclass(frozen=True)
@@ -82,81 +75,6 @@ class Shape:
         )
 
 
-@dataclass
-class _Graph:
-    """A graph in the making, over weights that it shares with the other one."""
-
-    weights: "_Weights"
-    int8: bool
-    nodes: list[Any] = field(default_factory=list)
-    initializers: list[Any] = field(default_factory=list)
-    known: set[str] = field(default_factory=set)
-
-    def add(
-        self, operator: str, inputs: list[str], *, outputs: int | list[str] = 1, domain: str = "", **attributes: Any
-    ) -> Any:
-        from onnx import helper
-
-        number = len(self.nodes)
-        names = outputs if isinstance(outputs, list) else [f"v{number}_{index}" for index in range(outputs)]
-        self.nodes.append(helper.make_node(operator, inputs, names, domain=domain, **attributes))
-        return names[0] if len(names) == 1 else names
-
-    def weight(self, name: str, value: "Array") -> str:
-        if name not in self.known:
-            self.known.add(name)
-            self.initializers.append(self.weights.tensor(name, value))
-        return name
-
-    def constant(self, name: str, value: Any, dtype: Any = np.int64) -> str:
-        return self.weight(name, np.asarray(value, dtype))
-
-    def linear(self, values: str, name: str, *parts: "Array") -> str:
-        """Multiply by weights of shape (outputs, inputs), several of them side by side."""
-        matrix = np.concatenate([part.T for part in parts], axis=1)
-        if not self.int8:
-            return str(self.add("MatMul", [values, self.weight(name, matrix)]))
-        quantised, scales = quantise_columns(matrix)
-        weights = [self.weight(name, quantised), self.weight(f"{name}.scale", scales)]
-        return str(self.add("DynamicQuantizeMatMul", [values, *weights], domain=_MICROSOFT))
-
-    def embed(self, ids: str, table: "Array") -> str:
-        if not self.int8:
-            return str(self.add("Gather", [self.weight("embedding", table), ids]))
-        quantised, scales = quantise_rows(table)
-        rows = self.add("Gather", [self.weight("embedding", quantised), ids])
-        scale = self.add("Gather", [self.weight("embedding.scale", scales), ids])
-        return str(self.add("Mul", [self.add("Cast", [rows], to=1), scale]))
-
-
-class _Weights:
-    """The file that both graphs read their larger weights from; the same name stands there once."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb")
-        self._places: dict[str, tuple[int, int]] = {}
-
-    def tensor(self, name: str, value: "Array") -> Any:
-        from onnx import TensorProto, helper, numpy_helper
-
-        value = np.ascontiguousarray(value)
-        if value.nbytes <= _INLINE:
-            return numpy_helper.from_array(value, name)
-        if name not in self._places:
-            self._stream.write(b"\0" * (-self._stream.tell() % _ALIGNMENT))
-            self._places[name] = (self._stream.tell(), value.nbytes)
-            self._stream.write(value.tobytes())
-        offset, length = self._places[name]
-        tensor = TensorProto(name=name, dims=value.shape, data_type=helper.np_dtype_to_tensor_dtype(value.dtype))
-        tensor.data_location = TensorProto.EXTERNAL
-        for key, text in (("location", WEIGHTS), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=key, value=text)
-        return tensor
-
-    def close(self) -> None:
-        self._stream.close()
-
-
 def write_graphs(checkpoint: Path, folder: Path, *, int8: bool, max_source_tokens: int, max_target_tokens: int) -> None:
     """Write ``encoder.onnx``, ``decoder.onnx`` and ``weights.bin`` for a T5 checkpoint.
 
@@ -185,38 +103,19 @@ def write_graphs(checkpoint: Path, folder: Path, *, int8: bool, max_source_token
     from safetensors import safe_open
 
     shape = Shape.of(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
-    weights = _Weights(folder / WEIGHTS)
+    weights = Weights(folder / WEIGHTS)
     try:
         with safe_open(checkpoint / "model.safetensors", framework="numpy") as tensors:
-            state = _State(tensors)
-            encoder = _encoder(state, shape, _Graph(weights, int8), max_source_tokens)
-            _write(folder / ENCODER, encoder, *_encoder_signature(shape))
-            decoder = _decoder(state, shape, _Graph(weights, int8), max_target_tokens)
-            _write(folder / DECODER, decoder, *_decoder_signature(shape))
+            state = State(tensors)
+            encoder = _encoder(state, shape, Graph(weights, int8), max_source_tokens)
+            write_graph(folder / ENCODER, encoder, *_encoder_signature(shape))
+            decoder = _decoder(state, shape, Graph(weights, int8), max_target_tokens)
+            write_graph(folder / DECODER, decoder, *_decoder_signature(shape))
     finally:
         weights.close()
 
 
-class _State:
-    """The checkpoint's tensors by name, in float32, read one at a time."""
-
-    def __init__(self, tensors: Any) -> None:
-        self._tensors = tensors
-
-    def __getitem__(self, name: str) -> "Array":
-        try:
-            tensor: Array = self._tensors.get_tensor(name)
-        except Exception as error:
-            raise PackageError(f"the checkpoint has no tensor {name!r}; is it a T5? ({error})") from error
-        if not np.isfinite(tensor).all():
-            raise PackageError(
-                f"the checkpoint's tensor {name!r} holds values that are not finite: the training diverged; train "
-                "again with a lower learning rate"
-            )
-        return tensor.astype(np.float32)
-
-
-def _encoder(state: _State, shape: Shape, graph: _Graph, max_tokens: int) -> _Graph:
+def _encoder(state: State, shape: Shape, graph: Graph, max_tokens: int) -> Graph:
     distances = np.arange(-max_tokens + 1, max_tokens)
     table = state["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     by_distance = table[relative_buckets(distances, shape, both_ways=True)]
@@ -262,7 +161,7 @@ def _encoder(state: _State, shape: Shape, graph: _Graph, max_tokens: int) -> _Gr
     return graph
 
 
-def _decoder(state: _State, shape: Shape, graph: _Graph, max_tokens: int) -> _Graph:
+def _decoder(state: State, shape: Shape, graph: Graph, max_tokens: int) -> Graph:
     # The newest token looks back over 0 … past tokens: the last past + 1 columns of a table that ends with distance 0.
     distances = np.arange(-max_tokens + 1, 1)
     table = state["decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
@@ -337,24 +236,24 @@ def relative_buckets(distance: "Array", shape: Shape, *, both_ways: bool) -> "Ar
     return np.asarray(base + np.where(distance < exact, distance, np.minimum(far, buckets - 1)))
 
 
-def _split(graph: _Graph, values: str, parts: int) -> list[str]:
+def _split(graph: Graph, values: str, parts: int) -> list[str]:
     names: list[str] = graph.add("Split", [values], outputs=parts, axis=2)
     return names
 
 
-def _attend(graph: _Graph, shape: Shape, inputs: list[str]) -> str:
+def _attend(graph: Graph, shape: Shape, inputs: list[str]) -> str:
     """T5 does not scale the products of queries and keys; ``scale=1`` says so."""
-    return str(graph.add("MultiHeadAttention", inputs, domain=_MICROSOFT, num_heads=shape.heads, scale=1.0))
+    return str(graph.add("MultiHeadAttention", inputs, domain=MICROSOFT, num_heads=shape.heads, scale=1.0))
 
 
-def _attend_one(graph: _Graph, shape: Shape, inputs: list[str], present: list[str] | None = None) -> str:
+def _attend_one(graph: Graph, shape: Shape, inputs: list[str], present: list[str] | None = None) -> str:
     """Attention of one new token; with ``present``, its key and value are written into the caller's own buffers."""
     outputs = [f"attended_{len(graph.nodes)}", *(present or [])]
     graph.add(
         "DecoderMaskedMultiHeadAttention",
         inputs,
         outputs=outputs,
-        domain=_MICROSOFT,
+        domain=MICROSOFT,
         num_heads=shape.heads,
         scale=1.0,
         past_present_share_buffer=int(present is not None),
@@ -362,21 +261,21 @@ def _attend_one(graph: _Graph, shape: Shape, inputs: list[str], present: list[st
     return outputs[0]
 
 
-def _first_norm(graph: _Graph, values: str, gamma: "Array", name: str, shape: Shape) -> str:
+def _first_norm(graph: Graph, values: str, gamma: "Array", name: str, shape: Shape) -> str:
     inputs = [values, graph.weight(name, gamma)]
     return str(graph.add("SimplifiedLayerNormalization", inputs, axis=-1, epsilon=shape.epsilon, stash_type=1))
 
 
-def _norm(graph: _Graph, added: str, hidden: str, gamma: "Array", name: str, shape: Shape) -> tuple[str, str]:
+def _norm(graph: Graph, added: str, hidden: str, gamma: "Array", name: str, shape: Shape) -> tuple[str, str]:
     """Return the norm of the residual sum, and the sum."""
     number = len(graph.nodes)
     outputs = [f"normed_{number}", "", "", f"hidden_{number}"]
     inputs = [added, hidden, graph.weight(name, gamma)]
-    graph.add("SkipSimplifiedLayerNormalization", inputs, outputs=outputs, domain=_MICROSOFT, epsilon=shape.epsilon)
+    graph.add("SkipSimplifiedLayerNormalization", inputs, outputs=outputs, domain=MICROSOFT, epsilon=shape.epsilon)
     return outputs[0], outputs[3]
 
 
-def _feed_forward(graph: _Graph, values: str, state: _State, block: str, name: str, shape: Shape) -> str:
+def _feed_forward(graph: Graph, values: str, state: State, block: str, name: str, shape: Shape) -> str:
     if shape.gated:
         both = graph.linear(values, f"{name}.wi", state[f"{block}.wi_0.weight"], state[f"{block}.wi_1.weight"])
         gate, linear = _split(graph, both, 2)
@@ -386,16 +285,16 @@ def _feed_forward(graph: _Graph, values: str, state: _State, block: str, name: s
     return graph.linear(inner, f"{name}.wo", state[f"{block}.wo.weight"])
 
 
-def _activate(graph: _Graph, values: str, shape: Shape) -> str:
+def _activate(graph: Graph, values: str, shape: Shape) -> str:
     if shape.activation == "relu":
         return str(graph.add("Relu", [values]))
-    return str(graph.add("FastGelu" if shape.activation == "gelu_new" else "Gelu", [values], domain=_MICROSOFT))
+    return str(graph.add("FastGelu" if shape.activation == "gelu_new" else "Gelu", [values], domain=MICROSOFT))
 
 
 def _encoder_signature(shape: Shape) -> tuple[list[Any], list[Any]]:
     from onnx import TensorProto as Type
 
-    inputs = [_value("input_ids", Type.INT64, ["batch", "source"]), _mask()]
+    inputs = [declared("input_ids", Type.INT64, ["batch", "source"]), _mask()]
     return inputs, _cache("cross", shape, "source")
 
 
@@ -403,16 +302,16 @@ def _decoder_signature(shape: Shape) -> tuple[list[Any], list[Any]]:
     from onnx import TensorProto as Type
 
     inputs = [
-        _value("token", Type.INT64, ["batch", 1]),
+        declared("token", Type.INT64, ["batch", 1]),
         _mask(),
         *_cache("cross", shape, "source"),
-        _value("past_length", Type.INT32, [1]),
+        declared("past_length", Type.INT32, [1]),
         *_cache("past", shape, "capacity"),
     ]
     outputs = [
-        _value("logits", Type.FLOAT, ["batch", shape.vocabulary]),
-        _value("next_token", Type.INT64, ["batch"]),
-        _value("log_probability", Type.FLOAT, ["batch"]),
+        declared("logits", Type.FLOAT, ["batch", shape.vocabulary]),
+        declared("next_token", Type.INT64, ["batch"]),
+        declared("log_probability", Type.FLOAT, ["batch"]),
         *_cache("present", shape, "capacity"),
     ]
     return inputs, outputs
@@ -421,7 +320,7 @@ def _decoder_signature(shape: Shape) -> tuple[list[Any], list[Any]]:
 def _mask() -> Any:
     from onnx import TensorProto as Type
 
-    return _value("attention_mask", Type.INT32, ["batch", "source"])
+    return declared("attention_mask", Type.INT32, ["batch", "source"])
 
 
 def _cache(kind: str, shape: Shape, length: str) -> list[Any]:
@@ -429,22 +328,7 @@ def _cache(kind: str, shape: Shape, length: str) -> list[Any]:
 
     size = ["batch", shape.heads, length, shape.head_size]
     return [
-        _value(f"{kind}_{part}_{layer}", Type.FLOAT, size)
+        declared(f"{kind}_{part}_{layer}", Type.FLOAT, size)
         for layer in range(shape.decoder_layers)
         for part in ("key", "value")
     ]
-
-
-def _value(name: str, kind: int, shape: list[Any]) -> Any:
-    from onnx import helper
-
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def _write(path: Path, graph: _Graph, inputs: list[Any], outputs: list[Any]) -> None:
-    from onnx import helper
-
-    made = helper.make_graph(graph.nodes, path.stem, inputs, outputs, graph.initializers)
-    opsets = [helper.make_opsetid("", _OPSET), helper.make_opsetid(_MICROSOFT, 1)]
-    model = helper.make_model(made, opset_imports=opsets, ir_version=_IR_VERSION, producer_name="askline")
-    path.write_bytes(model.SerializeToString(deterministic=True))

@@ -13,8 +13,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from askline.errors import PackageError
 from inference.engine_onnx import OnnxEngine, _Decoding
+from tasks.graphs.quantise import quantise_columns, quantise_rows
 from tasks.package.onnx_graph import DECODER, ENCODER, WEIGHTS, Shape, relative_buckets, write_graphs
-from tasks.package.quantise import quantise_columns, quantise_rows
 
 #: Answers that are compared step by step.
 STEPS = 24

@@ -266,7 +266,7 @@ class Troubles:
         return self._run_on("another machine", job, "only the checkpoint store is left")
 
     def out_of_memory(self, megabytes: Sequence[int] = (160, 140, 120, 100, 90, 80)) -> Row:
-        """Too little memory for the batch at once: fewer rows at once, and the same curve up to rounding.
+        """Too little memory for the batch at once: fewer rows at once, and the same curve up to the rounding of fp32 or bf16.
 
         How much is too little depends on the libraries; the first limit that the batch does not fit counts.
         """
@@ -285,7 +285,8 @@ class Troubles:
             if notes:
                 losses = [[entry["loss"] for entry in _curve(each)] for each in (straight, job)]
                 apart = max(abs(a - b) / a for a, b in zip(*losses, strict=True))
-                return Row("out of memory", "; ".join(notes), f"curves {apart:.0e} apart", apart < 1e-3, False)
+                rounding = 2e-2 if limited.choices[0].startswith("precision bf16") else 1e-3
+                return Row("out of memory", "; ".join(notes), f"curves {apart:.0e} apart", apart < rounding, False)
         return Row("out of memory", "it never ran out", "-", False, False)
 
     def not_a_number(self) -> Row:

@@ -101,10 +101,13 @@ def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
         After SIGTERM; the same job goes on from its checkpoint.
     """
     from tasks.fine_tune.fp16 import HalfOverflowError
+    from tasks.fine_tune.micro_batch import is_out_of_memory
 
     try:
         return _run(job, progress)
-    except MemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise TrainingError(
             "out of memory, though not in a step of the training: the model itself, the optimizer's state or a "
             "checkpoint did not fit. Train with --training.lora.rank 16, or use a smaller base or a larger machine"

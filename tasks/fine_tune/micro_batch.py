@@ -13,6 +13,10 @@ log = logging.getLogger("askline.training")
 
 #: How torch and the C++ library say that memory ran out, besides the error classes that are made for it.
 _SAYS_SO = ("can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory")
+#: All that oneDNN says when it got no memory for the code or the scratch space of a bf16 product. It is all that it says
+#: of some other failures too, so it counts as the whole message only: an operation that it lacks, "could not create a
+#: primitive descriptor for …", is none of these.
+_ONEDNN_SAYS = ("could not create a primitive", "could not execute a primitive", "could not create a memory")
 
 
 class MicroBatch:
@@ -36,8 +40,16 @@ class MicroBatch:
             piece = {name: tensor[start : start + size] for name, tensor in inputs.items()}
             yield piece if size == count else _trimmed(piece)
 
-    def shrink(self, model: Any, count: int) -> None:
+    def shrink(self, model: Any, count: int, *, said: str = "") -> None:
         """Halve the rows of a piece after ``count`` rows did not fit; or keep fewer activations.
+
+        Each call leaves less to make smaller, so that a failure which is not one of memory ends the training too, after
+        a handful of attempts.
+
+        Parameters
+        ----------
+        said
+            The message of the error, told where nothing is left: it may have had another cause than memory.
 
         Raises
         ------
@@ -56,6 +68,7 @@ class MicroBatch:
             raise TrainingError(
                 "out of memory with a single row at once. Lower --training.max-source-tokens, train with "
                 "--training.lora.rank 16, or use a smaller base or a larger machine"
+                + (f". What was said is: {said}" if said else "")
             )
         log.warning("%s", note)
         self.notes.append(note)
@@ -71,7 +84,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Say whether memory ran out, on the GPU or on the CPU."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS_SO)
+    said = str(error).strip()
+    return isinstance(error, RuntimeError) and (said in _ONEDNN_SAYS or any(words in said for words in _SAYS_SO))
 
 
 def free() -> None:

@@ -123,10 +123,11 @@ class RepeatableTrainer(Seq2SeqTrainer):
                         f"out of memory with {count} rows at once in one of {self.args.world_size} processes; set "
                         "--training.micro-batch to fewer: the batch stays the same"
                     ) from error
+                said = str(error).strip().split("\n")[0]
             # Outside the handler, whose traceback keeps the failed attempt's tensors.
             model.zero_grad()
             free()
-            self._micro.shrink(model, count)
+            self._micro.shrink(model, count, said=said)
         self._curve.saw(loss)
         return loss
 

@@ -13,7 +13,8 @@ from support.checkpoints import write_checkpoint
 
 from askline.config import EarlyStoppingConfig, LoraTuningConfig, TrainingConfig
 from askline.errors import TrainingError
-from benchmarks.training_kills import Troubles, make_job, write_data
+from benchmarks import training_kills
+from benchmarks.training_kills import Troubles, write_data
 from tasks.fine_tune.checkpoints import (
     MANIFEST,
     WRITING,
@@ -25,6 +26,11 @@ from tasks.fine_tune.checkpoints import (
 from tasks.fine_tune.early_stopping import hold_out
 from tasks.fine_tune.job import TrainingJob, run_job
 from tasks.qa.rows import Row
+
+
+def make_job(data: Path, folder: Path, **options: Any) -> TrainingJob:
+    """A job in fp32 unless told otherwise, so that its figures are the same on every processor."""
+    return training_kills.make_job(data, folder, **{"precision": "fp32"} | options)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +154,21 @@ def test_a_batch_in_pieces_gives_the_same_losses(
     assert losses(job) == pytest.approx(losses(plain), rel=1e-4)
 
 
+@pytest.mark.slow
+def test_a_batch_in_pieces_gives_the_same_losses_to_the_digits_of_bf16(
+    plain: TrainingJob, data: Path, tmp_path: Path
+) -> None:
+    whole, pieces = (
+        make_job(data, tmp_path / name, max_steps=3, augment=False, precision="bf16", **options)
+        for name, options in (("whole", {}), ("pieces", {"micro_batch": 5}))
+    )
+    for job in (whole, pieces):
+        assert run_job(job).choices[0] == "precision bf16: as configured"
+    assert losses(pieces) == pytest.approx(losses(whole), rel=2e-2)
+    assert losses(whole) == pytest.approx(losses(plain)[:3], rel=2e-2)
+    assert losses(whole) != pytest.approx(losses(plain)[:3], rel=1e-6), "it was trained in bf16"
+
+
 def test_pieces_become_smaller_until_nothing_is_left() -> None:
     import torch
 
@@ -172,6 +193,48 @@ def test_pieces_become_smaller_until_nothing_is_left() -> None:
         torch.empty(1 << 60)
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("shapes do not match"))
+    assert is_out_of_memory(RuntimeError("could not create a primitive"))
+    lacking = "could not create a primitive descriptor for the matmul primitive. Run workload with environment variable"
+    assert not is_out_of_memory(RuntimeError(lacking)), "oneDNN lacks the operation; memory has nothing to do with it"
+
+
+def without_primitives(monkeypatch: pytest.MonkeyPatch, *, above: int) -> list[int]:
+    """Have the network fail with more than so many rows, as oneDNN does in bf16 where it gets no memory."""
+    from transformers import T5ForConditionalGeneration
+
+    forward, seen = T5ForConditionalGeneration.forward, []
+
+    def scarce(self: Any, input_ids: Any = None, **rest: Any) -> Any:
+        seen.append(len(input_ids))
+        if len(input_ids) > above:
+            raise RuntimeError("could not create a primitive")
+        return forward(self, input_ids=input_ids, **rest)
+
+    monkeypatch.setattr(T5ForConditionalGeneration, "forward", scarce)
+    return seen
+
+
+@pytest.mark.slow
+def test_memory_that_onednn_does_not_get_makes_smaller_pieces(
+    plain: TrainingJob, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = without_primitives(monkeypatch, above=4)
+    job = make_job(data, tmp_path, max_steps=6, augment=False)
+    done = run_job(job)
+    assert seen[:3] == [16, 8, 4]
+    assert max(seen[3:]) == 4
+    assert [note for note in done.choices if note.startswith("micro-batch 4: 8 rows at once ran out of memory")]
+    assert losses(job) == pytest.approx(losses(plain), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_onednn_failing_for_another_reason_ends_the_training_and_is_quoted(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = without_primitives(monkeypatch, above=0)
+    with pytest.raises(TrainingError, match=r"a single row at once.*What was said is: could not create a primitive"):
+        run_job(make_job(data, tmp_path, max_steps=6, augment=False))
+    assert seen == [16, 8, 4, 2, 1, 1]
 
 
 # --- adapters ---------------------------------------------------------------------------------------------------------
@@ -271,7 +334,7 @@ def test_the_best_weights_are_kept_and_training_stops(data: Path, tmp_path: Path
 
 @pytest.mark.slow
 def test_what_is_told_and_kept_of_a_training(data: Path, tmp_path: Path) -> None:
-    job = make_job(data, tmp_path, max_steps=3).model_copy(update={"events": tmp_path / "events"})
+    job = make_job(data, tmp_path, max_steps=3, precision="auto").model_copy(update={"events": tmp_path / "events"})
     said: list[str] = []
     done = run_job(job, progress=lambda share, message="": said.append(message))
     assert "precision fp32: the processor has no bf16" in " ".join(said) or "bf16" in " ".join(said)

@@ -5,13 +5,13 @@ import inspect
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from support import shared
+from support.shared import REPOSITORY, local_cloud
 
 from askline import console
 from askline.records import Target
@@ -59,7 +59,8 @@ os.environ.update(
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-REPOSITORY = Path(__file__).parents[1]
+__all__ = ["REPOSITORY", "local_cloud", "prefect_at", "running_cloud", "write_capitals"]
+FAILED = pytest.StashKey[bool]()
 
 #: The files that take longest, longest first: begun last, one of them would run on alone while other workers idle.
 LONGEST = (
@@ -85,26 +86,34 @@ LONGEST = (
 )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all workers share."""
+    if not hasattr(config, "workerinput"):
+        shared.begin()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what all workers shared, once the last has ended; keep its logs where something failed."""
+    if not hasattr(config, "workerinput"):
+        shared.end(keep=config.stash.get(FAILED, False))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remember how it went."""
+    session.config.stash[FAILED] = exitstatus != 0
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the longest files first; ``--no-loadscope-reorder`` keeps them there."""
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 
 
-def local_cloud(*arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
-    """Run ``python -m local_cloud`` as a person would."""
-    return subprocess.run(
-        [sys.executable, "-m", "local_cloud", *arguments],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
 @contextlib.contextmanager
 def running_cloud(state_dir: Path, *options: str) -> Iterator[Target]:
     """Run an embedded cloud for as long as the block lasts."""
+    if "prefect" not in options:
+        shared.seed_prefect(state_dir)
     try:
         done = local_cloud("up", "--json", "--state-dir", str(state_dir), *options)
         assert done.returncode == 0, done.stderr
@@ -114,17 +123,15 @@ def running_cloud(state_dir: Path, *options: str) -> Iterator[Target]:
 
 
 @pytest.fixture(scope="session")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """An embedded cloud for the whole session, without the Prefect server. Tests share it: choose names of your own."""
-    with running_cloud(tmp_path_factory.mktemp("cloud"), "--without", "prefect") as target:
-        yield target
+def cloud() -> Target:
+    """An embedded cloud without the Prefect server. All tests of all workers share it: choose names of your own."""
+    return shared.shared_cloud("cloud", "--without", "prefect")
 
 
 @pytest.fixture(scope="session")
-def cloud_with_prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    """Another one, with the Prefect server; it takes 10 to 30 s to start."""
-    with running_cloud(tmp_path_factory.mktemp("cloud-with-prefect")) as target:
-        yield target
+def cloud_with_prefect() -> Target:
+    """Another one, with the Prefect server; shared in the same way."""
+    return shared.shared_cloud("cloud-with-prefect")
 
 
 @contextlib.contextmanager

@@ -266,7 +266,7 @@ class Troubles:
         return self._run_on("another machine", job, "only the checkpoint store is left")
 
     def out_of_memory(self, megabytes: Sequence[int] = (160, 140, 120, 100, 90, 80)) -> Row:
-        """Too little memory for the batch at once: fewer rows at once, and the same curve up to the rounding of fp32 or bf16.
+        """Too little memory for the batch at once: fewer rows at once, the same curve to the rounding of fp32 or bf16.
 
         How much is too little depends on the libraries; the first limit that the batch does not fit counts.
         """

@@ -13,9 +13,9 @@ log = logging.getLogger("askline.training")
 
 #: How torch and the C++ library say that memory ran out, besides the error classes that are made for it.
 _SAYS_SO = ("can't allocate memory", "out of memory", "std::bad_alloc", "Cannot allocate memory")
-#: All that oneDNN says when it got no memory for the code or the scratch space of a bf16 product. It is all that it says
-#: of some other failures too, so it counts as the whole message only: an operation that it lacks, "could not create a
-#: primitive descriptor for …", is none of these.
+#: All that oneDNN says when it got no memory for the code or the scratch space of a bf16 product. It says no more of
+#: some other failures either, so it counts as the whole message only: an operation that it lacks, "could not create
+#: a primitive descriptor for …", is none of these.
 _ONEDNN_SAYS = ("could not create a primitive", "could not execute a primitive", "could not create a memory")
 
 

@@ -75,7 +75,7 @@ def resolve_source(config: DatasetConfig, run: Run) -> SourceRef:
 @task(
     name="fetch-dataset",
     **RETRIES,
-    **cached_on("tasks.fetch_dataset.fetch_dataset", "tasks.fetch_dataset", libraries=("datasets",)),
+    **cached_on(*dataset_core.ROOMS, libraries=dataset_core.LIBRARIES),
 )
 def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> DatasetRef:
     """Read, clean, profile and split the questions and answers."""
@@ -94,16 +94,7 @@ def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
 @task(
     name="fine-tune",
     **RETRIES,
-    **cached_on(
-        "tasks.fine_tune.fine_tune",
-        "tasks.fine_tune",
-        "tasks.evaluate",
-        "tasks.t5.activation",
-        "tasks.qa.prompt",
-        "tasks.qa.rows",
-        "tasks.t5.threads",
-        libraries=("torch", "transformers", "sentencepiece", "peft"),
-    ),
+    **cached_on(*training_core.ROOMS, libraries=training_core.LIBRARIES),
 )
 def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: Run) -> ModelRef:
     """Train the model; resumes from its newest checkpoint, on another machine too where the two share artifacts."""
@@ -121,16 +112,7 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
 @task(
     name="evaluate",
     **RETRIES,
-    **cached_on(
-        "tasks.evaluate.evaluate",
-        "tasks.evaluate",
-        "tasks.fine_tune",
-        "tasks.t5.activation",
-        "tasks.qa.prompt",
-        "tasks.qa.rows",
-        "tasks.t5.threads",
-        libraries=("torch", "transformers", "evaluate", "scikit-learn"),
-    ),
+    **cached_on(*evaluate_core.ROOMS, libraries=evaluate_core.LIBRARIES),
 )
 def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
@@ -171,13 +153,7 @@ def push_to_hub(
 @task(
     name="package",
     **RETRIES,
-    **cached_on(
-        "tasks.package.package",
-        "tasks.package",
-        "tasks.evaluate",
-        "inference",
-        libraries=("isal", "numpy", "onnx", "onnxruntime", "scikit-learn", "tokenizers", "torch", "transformers"),
-    ),
+    **cached_on(*package_core.ROOMS, libraries=package_core.LIBRARIES),
 )
 def build_package(
     config: PackageConfig,

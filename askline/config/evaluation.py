@@ -1,6 +1,6 @@
 """How the model is measured, and what it must reach."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,15 @@ from askline.config.section import Section
 
 class EvaluationConfig(Section):
     """How the model is measured, and what it must reach to be published and deployed."""
+
+    # Another floor asks for another decision, not for another measurement, and more workers measure the same.
+    shapes_nothing: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("min_exact_match", "min_token_f1", "min_out_of_scope", "beat_base"),
+            *("champion", "promote", "min_improvement", "alpha", "champion_questions"),
+            *("approval", "approval_hours", "workers", "scheduler"),
+        }
+    )
 
     batch_size: int = Field(128, ge=1, le=4096)
     """Questions generated together."""
@@ -54,13 +63,3 @@ class EvaluationConfig(Section):
                 "are there already"
             )
         return self
-
-    def measuring(self) -> "EvaluationConfig":
-        """Return the options that shape the scores, the gates' own at their defaults, and so who answers.
-
-        What the evaluation is remembered by: another floor asks for another decision, not for another measurement, and
-        more workers measure the same.
-        """
-        gates = {name for name in type(self).model_fields if name.startswith(("min_", "champion", "approval"))}
-        gates |= {"beat_base", "promote", "alpha", "workers", "scheduler"}
-        return self.model_copy(update={name: type(self).model_fields[name].default for name in gates})

@@ -1,6 +1,6 @@
 """The archive that SageMaker serves."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,6 +9,9 @@ from askline.config.section import Fraction, Section
 
 class PackageConfig(Section):
     """The archive that SageMaker serves."""
+
+    # Where it is uploaded to.
+    shapes_nothing: ClassVar[frozenset[str]] = frozenset({"bucket", "prefix"})
 
     engine: Literal["auto", "onnxruntime", "transformers"] = "auto"
     """What answers in the container: ONNX Runtime, carried in the archive, or the plain checkpoint through the

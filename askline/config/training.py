@@ -1,6 +1,6 @@
 """How the model is fine-tuned, and on what."""
 
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -86,6 +86,11 @@ class EarlyStoppingConfig(Section):
 
 class TrainingConfig(Section):
     """How the model is fine-tuned. What is left empty takes the default that suits the base."""
+
+    # The base counts as what it was resolved to: a commit, or the hash of a folder.
+    shapes_nothing: ClassVar[frozenset[str]] = frozenset(
+        {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
+    )
 
     base: str = Field("scratch", min_length=1)
     """A Hub id such as google/flan-t5-base, a local folder, or "scratch": a small T5 trained from the dataset alone."""

@@ -27,6 +27,10 @@ SAMPLE_SEED = 13
 #: Decimals of a confidence in the predictions: rounding in fp32, which differs between machines and batches, stays out.
 CONFIDENCE_DECIMALS = 4
 
+#: What the scores depend on, beside the options, the model and the dataset.
+ROOMS = ("evaluate", "fine_tune", "t5", "qa", "inference.trie")
+LIBRARIES = ("torch", "transformers", "evaluate", "scikit-learn")
+
 #: Whose answers: the fine-tuned model's, or those of its base as it was before.
 Which = Literal["tuned", "untuned base"]
 

@@ -23,6 +23,10 @@ from tasks.workplace import Workplace
 
 __all__ = ["fetch_dataset", "profile_tokens", "resolve_source"]
 
+#: What the dataset depends on, beside the options and the source.
+ROOMS = ("fetch_dataset",)
+LIBRARIES = ("datasets",)
+
 
 def resolve_source(config: DatasetConfig, *, place: Workplace) -> SourceRef:
     """Resolve the source to something that cannot change: a commit, an object's version or a hash.

@@ -7,23 +7,28 @@ configuration, dataset, machine and number of threads give the same bytes.
 
 import shutil
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from askline.config import TrainingConfig
 from askline.errors import TrainingError
 from askline.records import DatasetRef, ModelRef
+from tasks.fine_tune import job
 from tasks.fine_tune.checkpoints import run_key
-from tasks.fine_tune.job import TrainingJob, library_versions
+from tasks.fine_tune.job import TrainingJob
 from tasks.fine_tune.launch.where import train_where
-from tasks.fine_tune.recipe import SCRATCH, resolve_recipe
+from tasks.fine_tune.recipe import SCRATCH, Recipe, resolve_recipe
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
+from tasks.identity import ROOT, code_of
 from tasks.qa.rows import read_rows
 from tasks.t5.base import find_base
 from tasks.workplace import Workplace
 
-#: Options that change nothing about the trained weights: a run that differs in them goes on from the same checkpoint.
-SHAPES_NOTHING = {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
+#: What the trained weights depend on, beside the options, the dataset and the base. A run that differs in none of it
+#: goes on from the checkpoints of the one before, or takes its model.
+ROOMS = ("fine_tune", "t5", "qa", "inference.trie")
+LIBRARIES = (*job.LIBRARIES, "peft")
 
 
 def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) -> ModelRef:
@@ -56,12 +61,8 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
         place.progress(0.0, f"looking for the base {config.base}")
         base = find_base(config.base, config.base_revision, place=place)
 
-    settings = config.model_dump(mode="json", exclude=SHAPES_NOTHING)
     identity = {"name": SCRATCH} if base is None else {"name": base.name, "fingerprint": base.fingerprint}
-    versions = library_versions()
-    key = run_key(
-        settings=settings, recipe=recipe.model_dump(), base=identity, dataset=dataset.sha256, versions=versions
-    )
+    key = training_key(config, recipe, base=identity, dataset=dataset.sha256)
     folder = place.work / "checkpoints" / key
     checkpoint_store = f"{config.checkpoint_store.rstrip('/')}/{key}" if config.checkpoint_store else None
     with place.store.new("model") as draft:
@@ -109,6 +110,29 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
         rates=done.rates,
         best_step=done.best_step,
         best_exact_match=done.best_exact_match,
+    )
+
+
+def training_key(
+    config: TrainingConfig, recipe: Recipe, *, base: Mapping[str, str], dataset: str, root: Path = ROOT
+) -> str:
+    """Return the name under which a training keeps its checkpoints, here and in SageMaker, and finds them again.
+
+    Parameters
+    ----------
+    base
+        Its name and fingerprint.
+    dataset
+        The sha256 of its artifact.
+    root
+        Where the project's code lies.
+    """
+    return run_key(
+        settings=config.identity(),
+        recipe=recipe.model_dump(),
+        base=base,
+        dataset=dataset,
+        code=code_of(*ROOMS, libraries=LIBRARIES, root=root),
     )
 
 

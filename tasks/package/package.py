@@ -23,6 +23,10 @@ from tasks.package.proof import Proof, prove
 from tasks.qa.held_out import HeldOut, read_held_out, spread
 from tasks.workplace import Workplace
 
+#: What the archive depends on, beside the options and what is packed. ``inference`` travels in it.
+ROOMS = ("package", "qa", "inference")
+LIBRARIES = ("isal", "numpy", "onnx", "onnxruntime", "scikit-learn", "tokenizers", "torch", "transformers")
+
 ARCHIVE = "model.tar.gz"
 #: Of more held-out questions, so many are asked, from all over the evaluation.
 PROOF_QUESTIONS = 400

@@ -19,7 +19,8 @@ from askline.records import ModelRef, Run
 from tasks.ask.package import BatchAnswer, PackagedEngine
 from tasks.batch_answer.batch_answer import open_engine
 from tasks.deploy_serverless.served_package import Deployed
-from tasks.evaluate.evaluate import Which, answer, load, precision_for
+from tasks.evaluate.evaluate import ROOMS, Which, answer, load, precision_for
+from tasks.identity import code_of
 from tasks.running.connect import prepare_environment
 from tasks.t5.decoding import Answered
 from tasks.workplace import Workplace, store_of
@@ -131,11 +132,8 @@ def _lacks(what: str, run: Run) -> WorkersError:
 
 def versions() -> dict[str, str]:
     """Return the versions of what answers, by name; askline's own code counts by a hash of it."""
-    from tasks.running.remembering import fingerprint
-
-    modules = ("tasks.evaluate.evaluate", "tasks.evaluate", "tasks.fine_tune", "tasks.t5.activation", "tasks.qa.prompt")
     found = {name: importlib.metadata.version(name).partition("+")[0] for name in LIBRARIES}
-    return found | {"askline's code": fingerprint((*modules, "tasks.t5.threads", "tasks.running.on_a_worker"), ())[:12]}
+    return found | {"askline's code": code_of(*ROOMS, "running.on_a_worker")[:12]}
 
 
 def _compare(expected: dict[str, str]) -> None:

@@ -4,14 +4,11 @@ The cores of the steps know nothing of Prefect; these few lines are all that tie
 """
 
 import hashlib
-import importlib.metadata
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 from uuid import UUID
 
@@ -35,11 +32,12 @@ from prefect.runtime import flow_run
 from prefect.tasks import exponential_backoff
 from pydantic import BaseModel
 
-from askline.config import STEPS
+from askline.config import STEPS, Section
 from askline.console import current_progress, step
 from askline.errors import BusyError, StepTimeoutError
 from askline.progress import Progress
 from askline.records import Record, Run
+from tasks.identity import code_of
 from tasks.report.words import words
 from tasks.workplace import Workplace, file_system_options, folder_of, is_folder, store_of
 
@@ -71,33 +69,16 @@ RETRIES: dict[str, Any] = {
 }
 
 
-@cache
-def fingerprint(modules: tuple[str, ...], libraries: tuple[str, ...]) -> str:
-    """Return a hash over the source of ``modules`` (of a package, all files) and the versions of ``libraries``."""
-    digest = hashlib.sha256()
-    for name in modules:
-        spec = find_spec(name)
-        if spec is None:
-            raise ModuleNotFoundError(f"no module named {name!r}")
-        folders = [Path(folder) for folder in spec.submodule_search_locations or ()]
-        files = [file for folder in folders for file in folder.rglob("*.py")] or [Path(spec.origin or "")]
-        for file in sorted(files):
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    for library in libraries:
-        digest.update(f"{library}=={importlib.metadata.version(library)}\n".encode())
-    return digest.hexdigest()
-
-
-def cached_on(*modules: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
+def cached_on(*rooms: str, libraries: Sequence[str] = ()) -> dict[str, Any]:
     """Return the ``@task`` options of a step whose result depends only on its inputs, its code and its libraries.
 
     A later run with the same inputs takes the record of the earlier one, on another machine too where the two share
-    their artifacts. Of a record only its identity counts; a parameter of type :class:`~askline.records.Run` (where
-    things lie, who runs) never changes the key.
+    their artifacts. Of a record or a group of options only its identity counts; a parameter of type
+    :class:`~askline.records.Run` (where things lie, who runs) never changes the key.
     """
 
     def key(context: TaskRunContext, parameters: dict[str, Any]) -> str:
-        return _key(context.task.name, fingerprint(modules, tuple(libraries)), parameters)
+        return _key(context.task.name, code_of(*rooms, libraries=tuple(libraries)), parameters)
 
     return {"cache_key_fn": key, "persist_result": True, "result_serializer": "json"}
 
@@ -109,7 +90,7 @@ def _key(task_name: str, depends_on: str, parameters: dict[str, Any]) -> str:
 
 
 def _identity(value: Any) -> Any:
-    if isinstance(value, Record):
+    if isinstance(value, Record | Section):
         return value.identity()
     return value.model_dump(mode="json") if isinstance(value, BaseModel) else value
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from support.checkpoints import write_checkpoint
 
-from askline.config import EarlyStoppingConfig, LoraTuningConfig, TrainingConfig
+from askline.config import EarlyStoppingConfig, LoraTuningConfig
 from askline.errors import TrainingError
 from benchmarks import training_kills
 from benchmarks.training_kills import Troubles, write_data
@@ -456,9 +456,3 @@ def test_a_signal_goes_on_to_whoever_waited_for_it_before() -> None:
     thread = threading.Thread(target=lambda: StopSignal().__enter__().__exit__(None, None, None))
     thread.start()
     thread.join()
-
-
-def test_options_that_shape_nothing_are_not_in_the_key_of_a_run() -> None:
-    from tasks.fine_tune.fine_tune import SHAPES_NOTHING
-
-    assert set(TrainingConfig.model_fields) >= SHAPES_NOTHING

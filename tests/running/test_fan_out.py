@@ -64,13 +64,6 @@ def test_parts_hold_every_question_once_and_the_batches_of_one_process(count: in
         assert {tuple(part[start : start + 4]) for start in range(0, len(part), 4)} <= batches
 
 
-def test_who_answers_is_no_part_of_what_is_measured() -> None:
-    measured = EvaluationConfig().measuring()
-    assert EvaluationConfig(workers=4).measuring() == measured
-    assert EvaluationConfig(scheduler="tcp://10.0.0.7:8786").measuring() == measured
-    assert EvaluationConfig(batch_size=4, workers=4).measuring() == CONFIG.measuring() != measured
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -263,7 +256,7 @@ def test_a_running_scheduler_gives_the_record_of_one_process(
     def measure() -> Scores:
         ids.append(flow_run.id)
         config = CONFIG.model_copy(update={"scheduler": scheduler})
-        return run_step(steps.evaluate, config.measuring(), model, dataset, a_run(state, scheduler=scheduler))
+        return run_step(steps.evaluate, config, model, dataset, a_run(state, scheduler=scheduler))
 
     scores = measure()
     assert scores.identity() == alone.identity()

@@ -42,7 +42,7 @@ def resolve(run: Run) -> SourceRef:
     return SourceRef(kind="file", location=str(run.state_dir / "questions.csv"), revision="1")
 
 
-@task(name="fetch-dataset", **cached_on("tasks.qa.rows"))
+@task(name="fetch-dataset", **cached_on("qa.rows"))
 def fetch(source: SourceRef, run: Run) -> DatasetRef:
     done.append("fetch-dataset")
     with store_of(run).new("dataset") as draft:
@@ -60,7 +60,7 @@ def fetch(source: SourceRef, run: Run) -> DatasetRef:
     )
 
 
-@task(name="evaluate", **cached_on("tasks.qa.rows"))
+@task(name="evaluate", **cached_on("qa.rows"))
 def judge(dataset: DatasetRef, run: Run) -> DatasetRef:
     done.append("evaluate")
     return dataset

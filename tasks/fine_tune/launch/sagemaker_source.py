@@ -13,7 +13,7 @@ from tasks.fine_tune.launch.torchrun import JOB, ROOT
 ENTRY_SCRIPT = "train.py"
 REQUIREMENTS = "requirements.txt"
 _ENTRY = "from tasks.fine_tune.launch.entry import main\n\nmain()\n"
-_OURS = ("askline", "tasks")
+_OURS = ("askline", "inference", "tasks")
 #: What the image has in a build for its own CUDA, and what only the calling side needs.
 _FROM_IMAGE = {"torch", "sagemaker", "boto3", "botocore"}
 

@@ -65,6 +65,7 @@ FAILED = pytest.StashKey[bool]()
 #: The files that take longest, longest first: begun last, one of them would run on alone while other workers idle.
 LONGEST = (
     "test_full_pipeline.py",
+    "test_pipeline_troubles.py",
     "test_triggers.py",
     "test_docs_aws.py",
     "test_fan_out.py",

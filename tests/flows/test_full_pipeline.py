@@ -8,68 +8,20 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
-from conftest import REPOSITORY, local_cloud, write_capitals
+from conftest import REPOSITORY, local_cloud
 from support import chromium
+from support.pipeline import PLANTED, QUICK, Finished, aws, cmdline, newest_report, pipeline, wait_for
 
 from askline.clients import aws_client
-from askline.records import PipelineReport
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
-
-#: Enough to answer the sample's wordings with some confidence, which bytes in place of fp32 must not change.
-QUICK = [
-    "--training.max-steps",
-    "100",
-    "--training.augment",
-    "false",
-    "--evaluation.min-exact-match",
-    "0",
-    "--training.checkpoint-steps",
-    "30",
-]
-
-
-#: What the environment of every run here holds, and nothing that it leaves behind may.
-PLANTED = {
-    "HF_TOKEN": "hf_planted0token0that0must0never0be0written",
-    "AWS_SECRET_ACCESS_KEY": "planted/secret/access/key/0123456789abcdef",
-    "AWS_SESSION_TOKEN": "planted+session+token+0123456789abcdef",
-    "ASKLINE_SOMEBODYS_PASSWORD": "planted-password-0123456789",
-}
-
-
-class Finished(NamedTuple):
-    """A pipeline that has run."""
-
-    state_dir: Path
-    code: int
-    said: str
-    report: PipelineReport
-
-
-def pipeline(state_dir: Path, *options: str, timeout: float = 900) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(state_dir), *options],
-        cwd=REPOSITORY,
-        env={**os.environ, **PLANTED},
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def newest_report(state_dir: Path) -> PipelineReport:
-    newest = max((state_dir / "runs").glob("*/report.json"), key=lambda path: path.stat().st_mtime_ns)
-    return PipelineReport.model_validate_json(newest.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +40,6 @@ def shell_environment(finished):
     """Return the environment of a person who points the official clients at the embedded cloud."""
     endpoints = finished.report.target.endpoints
     return {**os.environ, "AWS_ENDPOINT_URL": endpoints["s3"], "AWS_ENDPOINT_URL_SAGEMAKER": endpoints["sagemaker"]}
-
-
-def aws(environment: dict[str, str], *arguments: str) -> dict:
-    command = [str(Path(sys.executable).parent / "aws"), *arguments, "--output", "json", "--region", "us-east-1"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def test_one_line_per_step_and_nothing_else_on_the_way(finished):
@@ -254,58 +199,6 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     assert aws(shell_environment, *listing) == before
 
 
-@pytest.fixture(scope="module")
-def weak(finished, tmp_path_factory):
-    """Return the options of a run on a few questions, with so few steps that the model is not good enough."""
-    file = tmp_path_factory.mktemp("weak") / "capitals.csv"
-    write_capitals(file)
-    options = ["--dataset.source", str(file), "--dataset.split-by", "wording", "--deploy.mlkey", "weak"]
-    options += ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
-    done = pipeline(finished.state_dir, *options)
-    assert done.returncode == 3, done.stdout + done.stderr
-    return options, done.stdout
-
-
-def test_a_model_that_is_not_good_enough_is_not_deployed(finished, weak):
-    _, said = weak
-    assert "Not promoted" in said
-    assert "evaluation.min-exact-match" in said
-    assert newest_report(finished.state_dir).endpoint is None
-
-
-def test_a_damaged_artifact_is_noticed_and_remade(finished, weak):
-    options, _ = weak
-    model = newest_report(finished.state_dir).model
-    weights = finished.state_dir / "artifacts" / "model" / model.sha256 / "model.safetensors"
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[: len(whole) // 2])
-    done = pipeline(finished.state_dir, *options)
-    assert done.returncode == 3, done.stdout + done.stderr
-    assert "reused" not in re.search(r"✓ fine-tune .*", done.stdout).group()
-    assert "reused" in re.search(r"✓ evaluate .*", done.stdout).group(), "it is the same model again"
-    assert weights.read_bytes() == whole
-
-
-def test_own_data_end_to_end(finished, tmp_path):
-    rows = [(f"Welche Farbe hat Ding Nummer {n}?", f"Farbe {n % 7}", n) for n in range(60)]
-    text = "\ufeffnummer|frage|antwort\n" + "".join(f'{n}|"{q}\nBitte!"|{a}\n' for q, a, n in rows)
-    file = tmp_path / "fragen.csv"
-    file.write_bytes(text.encode())
-    options = [
-        "--dataset.source",
-        str(file),
-        "--dataset.question-column",
-        "frage",
-        "--dataset.answer-column",
-        "antwort",
-    ]
-    options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
-    options += ["--training.max-steps", "40", "--training.batch-size", "16", "--evaluation.min-exact-match", "0"]
-    done = pipeline(finished.state_dir, *options)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert newest_report(finished.state_dir).endpoint.name == "serv-hf-endpoint-farben"
-
-
 def test_no_secret_of_the_environment_is_written_anywhere(finished):
     assert not any(secret in finished.said for secret in PLANTED.values())
     looked_at = 0
@@ -387,120 +280,9 @@ def test_a_schedule_that_is_none_is_refused(finished):
     assert "--cron 'every day'" in done.stderr
 
 
-def wait_for(look, what: str, seconds: float = 180):
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if found := look():
-            return found
-        time.sleep(0.5)
-    return pytest.fail(f"{what}: not within {seconds} s")
-
-
-WRONG_FILES = {
-    "empty.csv": b"",
-    "one-column.csv": b"question\nWho?\nWhat?\n",
-    "other-columns.csv": b"a,b\n1,2\n",
-    "torn.csv": b'question,answer\n"Who,never closed\n',
-}
-
-
-WRONG_INPUT = [
-    (["--dataset.source", "missing.csv"], "there is no file or folder"),
-    (["--dataset.source", "empty.csv"], "empty"),
-    (["--dataset.source", "one-column.csv"], "column"),
-    (["--dataset.source", "other-columns.csv"], "--dataset.question-column"),
-    (["--dataset.source", "other-columns.csv", "--dataset.question-column", "q"], "'q'"),
-    (["--dataset.source", "torn.csv"], "line 2"),
-    (["--dataset.source", "nobody/nothing"], "the embedded Hub does not hold it"),
-    (["--training.base", "nobody/nothing"], "no model 'nobody/nothing'"),
-    (["--training.base", "./nothing"], "there is no folder './nothing'"),
-]
-#: What ``python -m flows.full_pipeline`` calls, once for each line, without starting Python and Prefect each time.
-ONE_AFTER_THE_OTHER = """
-import contextlib, io, json, sys
-from flows.launch import launch
-answer = sys.stdout
-for line in sys.stdin:
-    said, wrong = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(wrong):
-        code = launch(json.loads(line))
-    print(json.dumps([code, said.getvalue(), wrong.getvalue()]), file=answer, flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def refusals(finished, tmp_path_factory):
-    """Return what each wrong input was answered: exit code, stdout and stderr."""
-    folder = tmp_path_factory.mktemp("wrong")
-    for name, content in WRONG_FILES.items():
-        (folder / name).write_bytes(content)
-    lines = []
-    for options, _ in WRONG_INPUT:
-        options = [str(folder / option) if option.endswith(".csv") else option for option in options]
-        lines.append(json.dumps(["--state-dir", str(finished.state_dir), *options]))
-    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER]
-    done = subprocess.run(
-        command, cwd=REPOSITORY, input="\n".join(lines), capture_output=True, text=True, timeout=600, check=True
-    )
-    return [json.loads(line) for line in done.stdout.splitlines()]
-
-
-@pytest.mark.parametrize("number", range(len(WRONG_INPUT)), ids=[" ".join(options) for options, _ in WRONG_INPUT])
-def test_wrong_input_is_one_clear_message(refusals, number):
-    code, said, wrong = refusals[number]
-    assert code == 1, said + wrong
-    assert wrong.count("error: ") == 1
-    assert WRONG_INPUT[number][1] in wrong
-    assert "Traceback" not in said + wrong
-
-
-@pytest.mark.parametrize(
-    ("options", "code", "said"),
-    [
-        (["--dataset.source", "missing.csv"], 1, "there is no file or folder"),
-        (["--dataset.sauce", "x"], 2, "--dataset.source"),
-        (["--training.epochs", "0"], 2, "greater than 0"),
-        (["--deploy.memory-mb", "3000"], 2, "3072"),
-        (["--target", "aws"], 2, "deploy.role_arn"),
-    ],
-)
-def test_the_exit_code_says_who_is_at_fault(finished, options, code, said):
-    done = pipeline(finished.state_dir, *options)
-    assert done.returncode == code, done.stdout + done.stderr
-    assert done.stderr.count("error: ") == 1
-    assert said in done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-
-
-def test_ctrl_c_in_training_and_the_next_run_goes_on(finished):
-    options = ["--training.max-steps", "4000", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "20"]
-    command = [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(finished.state_dir), *options]
-    running = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_checkpoint(finished.state_dir, since=time.time())
-    running.send_signal(signal.SIGINT)
-    said, errors = running.communicate(timeout=60)
-    assert running.returncode == 130, said + errors
-    assert "Interrupted" in said
-    assert "Traceback" not in said + errors
-
-
-def wait_for_checkpoint(state_dir: Path, since: float) -> None:
-    def look():
-        return [path for path in (state_dir / "work").rglob("trainer_state.json") if path.stat().st_mtime > since]
-
-    wait_for(look, "a checkpoint")
-
-
 def test_down_leaves_no_process_behind(finished):
     # The last test of this module: it ends the cloud that the others share.
     mine = {process.pid for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))}
     assert mine
     assert local_cloud("down", "--state-dir", str(finished.state_dir)).returncode == 0
     assert not [process for process in psutil.process_iter() if str(finished.state_dir) in " ".join(cmdline(process))]
-
-
-def cmdline(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []

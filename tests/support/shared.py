@@ -59,13 +59,17 @@ def local_cloud(*arguments: str, timeout: float = 240) -> subprocess.CompletedPr
     )
 
 
+def state_of(name: str) -> Path:
+    """Return the state folder of the shared cloud of that name, for a program that is to find it running."""
+    return Path(os.environ[_FOLDER]) / name / "state"
+
+
 def shared_cloud(name: str, *options: str) -> Target:
     """Return the embedded cloud of that name, started by the first that asks and stopped when all workers are done."""
-    folder = Path(os.environ[_FOLDER]) / name
-    with FileLock(f"{folder}.lock"):
-        target = folder / "target.json"
+    state = state_of(name)
+    with FileLock(Path(os.environ[_FOLDER]) / f"{name}.lock"):
+        target = state.parent / "target.json"
         if not target.exists():
-            state = folder / "state"
             state.mkdir(parents=True, exist_ok=True)
             if "prefect" not in options:
                 seed_prefect(state)

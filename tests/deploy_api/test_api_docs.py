@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from support.api import PATH, Api, ParameterStore, Runtime, entry
-from support.http import serving
+from support.loopback import serving
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 #: Commands that install something first, or that other tests run at length.

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.http import Reply
+from support.loopback import Reply
 from support.runtime import answering, runtime_behind
 
 from askline.clients import aws_client

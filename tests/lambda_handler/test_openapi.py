@@ -15,7 +15,7 @@ from hypothesis.configuration import storage_directory
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
 from support.api import PATH, Api, ParameterStore, Runtime, entry, rest_event
-from support.http import Reply, serving
+from support.loopback import Reply, serving
 from support.runtime import answering, runtime_behind
 
 from askline.config import ApiConfig

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from support.clouds import upload
-from support.http import Reply, replying
+from support.loopback import Reply, replying
 from support.tiny_package import QUESTIONS, UNANSWERABLE, Tiny, package, tiny, write_scores  # noqa: F401
 
 from askline.config import ApiConfig, DeployConfig, SmokeConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 from askline.clients import aws_client
 from askline.records import Target
-from support.http import Reply, replying
+from support.loopback import Reply, replying
 from tasks.deploy_serverless import registry
 
 

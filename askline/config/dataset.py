@@ -17,16 +17,24 @@ class DatasetConfig(Section):
     """Branch, tag or commit of a Hub dataset; the default is the newest commit, which is recorded."""
     subset: str | None = None
     """Configuration (sub-folder or name) of a Hub dataset that has several."""
-    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "squad"] = "auto"
+    format: Literal["auto", "csv", "tsv", "json", "jsonl", "parquet", "squad", "xlsx", "yaml", "markdown", "text"] = (
+        "auto"
+    )
     """Format of a file; "auto" goes by its name and content."""
     delimiter: str | None = Field(None, min_length=1, max_length=1)
     """Column separator of a CSV; the default is found from its content."""
     encoding: str | None = None
     """Text encoding, for example latin-1; the default is found from the bytes."""
+    header: Literal["auto", "yes", "no"] = "auto"
+    """Whether the first row of a CSV or sheet names its columns; "auto" goes by what stands in it."""
+    sheet: str | None = None
+    """Sheet of an Excel workbook; the default is the one with questions and answers."""
+    language: str | None = None
+    """Language to read of a file that holds the same in several, for example en."""
     question_column: str | None = None
-    """Column with the questions; the default is found by its name."""
+    """Column with the questions; the default is found by its name, else by what it holds."""
     answer_column: str | None = None
-    """Column with the answers; the default is found by its name."""
+    """Column with the answers; the default is found by its name, else by what it holds."""
     answer_columns: tuple[str, ...] = ()
     """Further columns that belong to the answer, such as a link; they are kept beside it."""
     group_column: str | None = None

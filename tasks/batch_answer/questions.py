@@ -5,9 +5,11 @@ from pathlib import Path
 
 from askline.config import DatasetConfig
 from askline.errors import DatasetFormatError, DatasetNotFoundError
-from tasks.fetch_dataset.columns import cell_text, find_question_column
-from tasks.fetch_dataset.readers import read_file
+from tasks.fetch_dataset.columns import find_question_column
+from tasks.fetch_dataset.readers.pairs import spread
+from tasks.fetch_dataset.readers.reading import read_file
 from tasks.fetch_dataset.tables import SourceRow, Table
+from tasks.fetch_dataset.values import cell_text
 
 #: Characters that the package takes of one question (``MAX_CHARACTERS`` in its ``inference.py``).
 MAX_CHARACTERS = 20_000
@@ -25,7 +27,7 @@ class Questions:
 
 
 def read_questions(path: Path, config: DatasetConfig) -> Questions:
-    """Read CSV, TSV, JSON, JSON Lines or Parquet.
+    """Read a file in any shape that a data set may have, or of questions alone: one a line, or a list of texts.
 
     Parameters
     ----------
@@ -48,7 +50,8 @@ def read_questions(path: Path, config: DatasetConfig) -> Questions:
         raise DatasetNotFoundError(f"the file of questions {path} cannot be read: {error.strerror}") from error
     wrong = [f"{row.place}: {row.problem}" for row in table.rows if row.problem]
     _refuse(path, wrong, "cannot be read")
-    column = find_question_column(table.columns, config, path.name)
+    column = find_question_column(table, config)
+    spread(table, column, None)
     texts: list[str] = []
     for row in table.rows:
         try:

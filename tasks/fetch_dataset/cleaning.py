@@ -7,9 +7,10 @@ from functools import cached_property
 from typing import Literal
 
 from askline.errors import DatasetFormatError
-from tasks.fetch_dataset.columns import Columns, cell_text
+from tasks.fetch_dataset.columns import Columns
 from tasks.fetch_dataset.tables import SourceRow
 from tasks.fetch_dataset.text import comparable, tidy, word_set
+from tasks.fetch_dataset.values import cell_text
 
 MAX_QUESTION_CHARACTERS = 10_000
 MAX_ANSWER_CHARACTERS = 10_000

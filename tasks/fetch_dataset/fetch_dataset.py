@@ -14,9 +14,9 @@ from askline.store import ArtifactStore
 from tasks.fetch_dataset import hub, layout, s3, sources, web
 from tasks.fetch_dataset.cache import changed
 from tasks.fetch_dataset.cleaning import Cleaned, Example, check_rejected, clean_split, keep_apart
-from tasks.fetch_dataset.columns import Columns, find_columns
+from tasks.fetch_dataset.columns import Columns
 from tasks.fetch_dataset.profile import profile_dataset, profile_tokens
-from tasks.fetch_dataset.readers import read_file
+from tasks.fetch_dataset.readers.pairs import read_pairs
 from tasks.fetch_dataset.splitting import split_examples, split_with_every_fact_trained
 from tasks.fetch_dataset.tables import Table
 from tasks.workplace import Workplace
@@ -114,7 +114,7 @@ def fetch_dataset(
         notes.append(
             f"the column {first.group!r} says which rows ask for one fact, by its name; see --dataset.group-column"
         )
-    notes += [note for read in tables.values() for table in read for note in table.notes]
+    notes += [note for read in tables.values() for table in read for note in (*table.notes, *table.left_out)]
     progress(0.5, "cleaning")
     cleaned = Cleaned()
     for split, read in tables.items():
@@ -170,7 +170,8 @@ def _bring(
         return {layout.ALL: [(name or root.name, root)]}, []
     splits, notes = layout.find_splits(root, source.subset, cache=cache / "datasets")
     return {
-        split: [(path.relative_to(root).as_posix(), path) for path in paths] for split, paths in splits.items()
+        split: [(path.relative_to(root).as_posix() if path != root else root.name, path) for path in paths]
+        for split, paths in splits.items()
     }, notes
 
 
@@ -182,8 +183,7 @@ def _read(
     for split, named in files.items():
         for name, path in named:
             with _disk(path):
-                table = read_file(path, name, config)
-            columns[name] = find_columns(table.columns, config, name)
+                table, columns[table.file] = read_pairs(path, name, config)
             _check_answer_columns(config, table)
             tables.setdefault(split, []).append(table)
     return tables, columns

@@ -8,7 +8,7 @@ from typing import Any
 from askline.clients import hub_client, public_hub
 from askline.errors import DatasetError, DatasetNotFoundError
 from askline.records import SourceRef, Target
-from tasks.fetch_dataset.readers import FORMAT_BY_SUFFIX
+from tasks.fetch_dataset.readers.suffixes import FORMAT_BY_SUFFIX
 from tasks.fetch_dataset.sources import data_files
 
 SAMPLE_REPO = "askline/biography"

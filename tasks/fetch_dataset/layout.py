@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 
 from askline.errors import ConfigError, DatasetFormatError
-from tasks.fetch_dataset.readers import FORMAT_BY_SUFFIX, SUFFIXES
+from tasks.fetch_dataset.readers.dialogflow import is_dialogflow
+from tasks.fetch_dataset.readers.rasa import is_rasa_folder
+from tasks.fetch_dataset.readers.suffixes import FORMAT_BY_SUFFIX, SPLIT_SUFFIXES, SUFFIXES
 from tasks.fetch_dataset.sources import data_files
 
 ALL = "all"
@@ -49,7 +51,12 @@ def find_splits(folder: Path, subset: str | None, *, cache: Path) -> tuple[dict[
     present = data_files(root)
     if not present:
         raise DatasetFormatError(f"{folder.name} holds no data file; askline reads {SUFFIXES}")
+    names = [file.relative_to(root).as_posix() for file in present]
+    if is_dialogflow(names) or is_rasa_folder(names):
+        return {ALL: [root]}, []  # its files are one chatbot's, and say together what each alone does not
     if len(present) == 1 and subset is None and not _card_names(root, None):
+        return {ALL: present}, []
+    if not any(file.suffix.lower() in SPLIT_SUFFIXES for file in present):
         return {ALL: present}, []
     talkative = [logging.getLogger(name) for name in ("datasets.load", "huggingface_hub.repocard")]
     levels = [logger.level for logger in talkative]

@@ -10,7 +10,7 @@ from askline.clients import aws_client
 from askline.errors import DatasetError, DatasetFormatError, DatasetNotFoundError
 from askline.records import SourceRef, Target
 from tasks.fetch_dataset.cache import MAX_DOWNLOAD_BYTES, changed, temporary
-from tasks.fetch_dataset.readers import FORMAT_BY_SUFFIX
+from tasks.fetch_dataset.readers.suffixes import FORMAT_BY_SUFFIX
 
 
 def resolve_s3(uri: str, subset: str | None, *, target: Target, client: Any = None) -> SourceRef:

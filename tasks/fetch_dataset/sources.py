@@ -10,7 +10,7 @@ from askline.config import DatasetConfig
 from askline.errors import ConfigError, DatasetFormatError, DatasetNotFoundError
 from askline.records import SourceRef
 from askline.store import sha256_of_file
-from tasks.fetch_dataset.readers import FORMAT_BY_SUFFIX, SUFFIXES
+from tasks.fetch_dataset.readers.suffixes import DATA_SUFFIXES, FORMAT_BY_SUFFIX, SUFFIXES
 
 SAMPLE = "sample"
 SAMPLE_FOLDER = Path(__file__).resolve().parents[2] / "data"
@@ -19,7 +19,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_PAGE = re.compile(r"/datasets/([^/?#]+/[^/?#]+)/?(?:tree/([^/?#]+)/?)?")
 _HUGGING_FACE = "https://huggingface.co"
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_OTHER_SUFFIXES = (".txt", ".dat", ".zip", ".gz", ".xlsx", ".xls")
+_OTHER_SUFFIXES = (".dat", ".gz", ".xls", ".ods", ".pdf", ".docx")
+_ABOUT = ("readme", "license", "licence", "changelog", "contributing", "code_of_conduct", "requirements")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +110,20 @@ def content_sha256(path: Path) -> str:
 
 
 def data_files(folder: Path) -> list[Path]:
-    """Return the files of a folder whose name says that they hold data, sorted; hidden ones are left out."""
-    return sorted(
+    """Return the files of a folder whose name says that they hold data, sorted; hidden ones are left out.
+
+    Markdown and text files count where there is nothing else, and a readme, a licence or a change log never does.
+    """
+    files = sorted(
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in FORMAT_BY_SUFFIX
         and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
         and path.is_file()
     )
+    sure = [path for path in files if path.suffix.lower() in DATA_SUFFIXES]
+    bots = [path for path in files if path.name.lower() == "nlu.md"]
+    return sorted(sure + bots) if sure else [path for path in files if not path.stem.lower().startswith(_ABOUT)]
 
 
 def refuse_revision(config: DatasetConfig, location: str) -> None:

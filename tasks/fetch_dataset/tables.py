@@ -1,4 +1,4 @@
-"""What a reader hands over: rows that know where they stand."""
+"""What a reader hands over: rows that know where they stand, and what was understood of the file."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +11,7 @@ class SourceRow:
     file: str
     """Name relative to the source."""
     row: int
-    """Data row, counted from 1 without the header."""
+    """Data row, counted from 1 without the header; the wordings of one question have one number."""
     line: int | None
     """Line on which it begins, where the format has lines."""
     values: dict[str, Any]
@@ -38,3 +38,18 @@ class Table:
     delimiter: str | None = None
     notes: list[str] = field(default_factory=list)
     """What a person should know about how it was read."""
+    shape: str = ""
+    """What the file was recognised as: the name of its family in the table of readers."""
+    why: str = ""
+    """By what it was recognised."""
+    pair: tuple[str, str] | None = None
+    """The columns with the questions and the answers where the shape itself says which they are."""
+    left_out: list[str] = field(default_factory=list)
+    """What of the file is no pair, and why: a sentence each, with counts."""
+    declining: str | None = None
+    """The text with which the file itself declines to answer, where it holds one."""
+
+
+def columns_of(rows: list[SourceRow]) -> tuple[str, ...]:
+    """Return the columns of all well-formed rows, in the order in which they first appear."""
+    return tuple(dict.fromkeys(column for row in rows if row.problem is None for column in row.values))

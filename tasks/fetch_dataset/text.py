@@ -6,9 +6,11 @@ import csv
 import io
 import itertools
 import re
+import sys
 import unicodedata
 
 from askline.errors import ConfigError, DatasetFormatError
+from tasks.fetch_dataset.names import is_usual
 
 DELIMITERS = (",", ";", "\t", "|", ":", "^", "~")
 """What a CSV without a named delimiter may be separated by, the likeliest first."""
@@ -25,7 +27,9 @@ _LEGACY = """
     cp932 euc_jp gb18030 big5 cp949 mac_roman
 """
 _SAMPLE_BYTES = 65_536
+_SAMPLE_CHARACTERS = 1_000_000
 _SAMPLE_RECORDS = 200
+_SIGNS = ":^~"
 _SENTENCE_MARKS = " \t.,;:!?…。、！？¿¡؟\"'`()[]{}«»„“”"
 _APOSTROPHES = str.maketrans("’‘ʼ`´", "'" * 5)
 # "urodzi³a": a sign inside a word tells that the Western code page was not the one it was written in.
@@ -52,7 +56,7 @@ def decode(data: bytes, encoding: str | None, name: str) -> tuple[str, str]:
     DatasetFormatError
         If the bytes are not text in it.
     """
-    mark = next((codec for bom, codec in _BOMS if data.startswith(bom)), None)
+    mark = next((codec for bom, codec in _BOMS if data.startswith(bom)), None) or _unmarked_utf16(data)
     if encoding is not None:
         try:
             codec = codecs.lookup(encoding).name
@@ -87,6 +91,17 @@ def decode(data: bytes, encoding: str | None, name: str) -> tuple[str, str]:
         return data.decode(guess), guess
 
 
+def _unmarked_utf16(data: bytes) -> str | None:
+    """Tell UTF-16 without a byte-order mark: of its bytes every other one is zero, as far as letters are Latin."""
+    sample = data[:_SAMPLE_BYTES]
+    if len(sample) < 8:
+        return None
+    for codec, zeros, others in (("utf-16-le", sample[1::2], sample[::2]), ("utf-16-be", sample[::2], sample[1::2])):
+        if zeros.count(0) > 0.6 * len(zeros) and others.count(0) < 0.05 * len(others):
+            return codec
+    return None
+
+
 def _is_mostly_utf8(data: bytes) -> bool:
     """Tell a UTF-8 file with a broken byte from one in another encoding, where sequences fit by chance only."""
     text = data.decode(errors="replace")
@@ -97,6 +112,8 @@ def _is_mostly_utf8(data: bytes) -> bool:
 def _guess_encoding(data: bytes) -> str | None:
     from charset_normalizer import from_bytes
 
+    if b"\r" in data and b"\n" not in data:
+        return "mac_roman"  # lines end so in files of the old Mac OS alone, and every byte is a letter in its encoding
     # Only lines with a byte above 127 tell the encodings apart.
     telling = b"".join(line for line in data.splitlines(keepends=True) if not line.isascii())
     matches = from_bytes(telling[:_SAMPLE_BYTES], cp_isolation=_LEGACY.split())
@@ -137,6 +154,8 @@ def find_delimiter(text: str, wanted: frozenset[str] = frozenset()) -> str:
     parses the first records. A comma is returned where no candidate gives two columns.
     """
     best, best_score = ",", (0, 0.0, 0)
+    text = text[:_SAMPLE_CHARACTERS]
+    csv.field_size_limit(sys.maxsize)  # the library's own is 131,072 characters
     for delimiter in DELIMITERS:
         records: list[list[str]] = []
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
@@ -145,8 +164,10 @@ def find_delimiter(text: str, wanted: frozenset[str] = frozenset()) -> str:
         if not records or len(records[0]) < 2:
             continue
         header = records[0]
-        found = len({cell.strip().casefold() for cell in header} & wanted)
+        found = sum(cell.strip().casefold() in wanted or is_usual(cell) for cell in header if len(cell) < 60)
         agreeing = sum(len(record) == len(header) for record in records) / len(records)
+        if delimiter in _SIGNS and not found and agreeing < 0.8:
+            continue  # times of day, roots and approximations in sentences
         score = (found, agreeing, len(header))
         if score > best_score:
             best, best_score = delimiter, score

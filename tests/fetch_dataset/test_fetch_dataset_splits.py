@@ -15,12 +15,13 @@ from askline.errors import DatasetFormatError
 from askline.records import DatasetRef, Target
 from askline.store import ArtifactStore
 from tasks.fetch_dataset.cleaning import Example
-from tasks.fetch_dataset.columns import cell_text, find_columns
+from tasks.fetch_dataset.columns import find_columns
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, profile_tokens, resolve_source
 from tasks.fetch_dataset.profile import quantiles
 from tasks.fetch_dataset.splitting import split_examples
-from tasks.fetch_dataset.tables import SourceRow
+from tasks.fetch_dataset.tables import SourceRow, Table
 from tasks.fetch_dataset.text import comparable, tidy, word_set
+from tasks.fetch_dataset.values import cell_text
 from tasks.qa.rows import Row, read_rows
 from tasks.workplace import Workplace
 
@@ -59,6 +60,11 @@ def reasons(folder: Path) -> list[tuple[int, str]]:
 # --- columns
 
 
+def headed(columns):
+    """A table of these columns without rows."""
+    return Table("f", "csv", tuple(columns), [])
+
+
 @pytest.mark.parametrize(
     ("columns", "expected"),
     [
@@ -74,23 +80,23 @@ def reasons(folder: Path) -> list[tuple[int, str]]:
     ],
 )
 def test_columns_are_found_by_their_names(columns, expected):
-    found = find_columns(columns, DatasetConfig(), "f")
+    found = find_columns(headed(columns), DatasetConfig())
     assert (found.question, found.answer, found.group) == expected
 
 
 def test_named_columns_win():
     config = DatasetConfig(question_column="TITLE", answer_column="input", group_column="id")
-    found = find_columns(["id", "title", "question", "input", "answer"], config, "f")
+    found = find_columns(headed(["id", "title", "question", "input", "answer"]), config)
     assert (found.question, found.answer, found.group) == ("title", "input", "id")
-    half = find_columns(["frage", "question", "answer"], DatasetConfig(question_column="frage"), "f")
+    half = find_columns(headed(["frage", "question", "answer"]), DatasetConfig(question_column="frage"))
     assert (half.question, half.answer) == ("frage", "answer")
 
 
 def test_columns_that_differ_in_case_only_have_to_be_written_exactly():
     columns = ["Text", "text", "answer"]
-    assert find_columns(columns, DatasetConfig(question_column="text"), "f").question == "text"
+    assert find_columns(headed(columns), DatasetConfig(question_column="text")).question == "text"
     with pytest.raises(DatasetFormatError, match="differ from it only in case"):
-        find_columns(columns, DatasetConfig(question_column="TEXT"), "f")
+        find_columns(headed(columns), DatasetConfig(question_column="TEXT"))
 
 
 def test_what_a_cell_says():

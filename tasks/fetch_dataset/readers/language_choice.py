@@ -1,0 +1,52 @@
+"""A document that holds the same in several languages becomes the document of one."""
+
+from collections import defaultdict
+from typing import Any
+
+from tasks.fetch_dataset.languages import by_language, choose_language
+from tasks.fetch_dataset.readers.request import Request
+
+_DEPTH = 12
+
+
+def in_one_language(tree: Any, request: Request) -> Any:
+    """Return the document with every object of languages replaced by what stands in the chosen one.
+
+    Raises
+    ------
+    DatasetFormatError
+        If there are several languages and none is chosen.
+    """
+    counts: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    _count(tree, "", counts, 0)
+    if not counts:
+        return tree
+    most = max(counts.values(), key=lambda found: sum(found.values()))
+    chosen = choose_language(most, request.config, request.name)
+    return _choose(tree, chosen, 0)
+
+
+def _count(tree: Any, key: str, counts: dict[str, dict[str, int]], depth: int) -> None:
+    if depth > _DEPTH:
+        return
+    if by_language(tree):
+        for language, value in tree.items():
+            counts[key][language] += len(value) if isinstance(value, (list, dict)) else bool(str(value).strip())
+    elif isinstance(tree, dict):
+        for name, value in tree.items():
+            _count(value, name, counts, depth + 1)
+    elif isinstance(tree, list):
+        for item in tree:
+            _count(item, key, counts, depth + 1)
+
+
+def _choose(tree: Any, language: str, depth: int) -> Any:
+    if depth > _DEPTH:
+        return tree
+    if by_language(tree):
+        return tree.get(language)
+    if isinstance(tree, dict) and any(isinstance(value, (list, dict)) for value in tree.values()):
+        return {name: _choose(value, language, depth + 1) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_choose(item, language, depth + 1) for item in tree]
+    return tree

@@ -52,9 +52,9 @@ def _in_a_series(examples: Sequence[Example], answers: set[str]) -> set[str]:
                 kinds[kind].append(entry)
     series: set[str] = set()
     for members in kinds.values():
-        for words, answer in members:
+        for own, answer in members:
             if answer in answers and answer not in series:
                 rivals = (other for other, said in members if said != answer)
-                if any(len(words & other) > _SERIES * len(words | other) for other in rivals):
+                if any(len(own & other) > _SERIES * len(own | other) for other in rivals):
                     series.add(answer)
     return series

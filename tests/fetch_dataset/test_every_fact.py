@@ -18,6 +18,7 @@ from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.fetch_dataset.other_words import Maker, without_accents
 from tasks.fetch_dataset.text import comparable
 from tasks.qa.rows import Row, read_rows
+from tasks.workplace import Workplace
 
 TARGET = Target(kind="local", region="us-east-1", hub="http://127.0.0.1:9")
 SERIES = [
@@ -36,8 +37,8 @@ def fetch(tmp_path: Path, rows: list[tuple[str, ...]], header=("question", "answ
         csv.writer(stream).writerows([header, *rows])
     config = DatasetConfig(**{"source": str(tmp_path / "d.csv"), **options})
     store = ArtifactStore(tmp_path / "artifacts")
-    ref = resolve_source(config, target=TARGET, state_dir=tmp_path)
-    dataset = fetch_dataset(config, ref, store=store, target=TARGET)
+    ref = resolve_source(config, place=Workplace(TARGET, tmp_path))
+    dataset = fetch_dataset(config, ref, place=Workplace(TARGET, store=store))
     return dataset, store.verify("dataset", dataset.sha256)
 
 
@@ -149,8 +150,10 @@ def test_no_fact_is_ever_held_out_whole(tmp_path_factory, rows):
     )
     config = DatasetConfig(source=str(folder / "d.jsonl"), max_rejected=0.99)
     store = ArtifactStore(folder / "artifacts")
-    ref = resolve_source(config, target=TARGET, state_dir=folder)
-    train, test = splits(store.verify("dataset", fetch_dataset(config, ref, store=store, target=TARGET).sha256))
+    ref = resolve_source(config, place=Workplace(TARGET, folder))
+    train, test = splits(
+        store.verify("dataset", fetch_dataset(config, ref, place=Workplace(TARGET, store=store)).sha256)
+    )
     assert {(row.group, row.answer) for row in test if row.in_scope} <= {(row.group, row.answer) for row in train}
     asked = [comparable(row.question) for row in train + test]
     assert len(set(asked)) == len(asked)

@@ -92,6 +92,14 @@ class Preflight(Record):
         """The checks that failed."""
         return tuple(check for check in self.checks if check.passed is False)
 
+    @property
+    def summary(self) -> str:
+        """How many checks passed, in a few words."""
+        passed = sum(check.passed is True for check in self.checks)
+        left = sum(check.passed is None for check in self.checks)
+        said = f"{passed} of {len(self.checks)} checks passed"
+        return said + (f", {len(self.failed)} failed" if self.failed else "") + (f", {left} not made" if left else "")
+
 
 class EndpointRef(Record):
     """A SageMaker endpoint in service. What does not apply to its kind is None."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from askline.command_line import load_config
 from askline.errors import AsklineError
 from deployments.iam.files import install_commands, policy_files, write
-from deployments.iam.scope import USER, scope_of
+from tasks.aws.iam import USER, scope_of
 
 PROGRAM = "python -m deployments.iam"
 

@@ -7,11 +7,11 @@ from typing import Any
 
 from askline.errors import ConfigError
 from askline.records import Record
-from deployments.iam.deployer import deployer_policies
-from deployments.iam.execution import execution_policy, trust
 from deployments.iam.lambda_role import lambda_role
-from deployments.iam.scope import MOST_CHARACTERS, Scope, characters
-from deployments.iam.training import has_its_own_role, role_of, training_role_policy
+from tasks.aws.iam import MOST_CHARACTERS, Scope, characters
+from tasks.fine_tune.launch.permissions import has_its_own_role, role_of, training_role_policy
+from tasks.preflight.deployer import deployer_policies
+from tasks.preflight.execution import execution_policy, trust
 
 
 class PolicyFile(Record):

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from deployments.iam.scope import Scope
+from tasks.aws.iam import Scope
 from tasks.deploy_api.stack import read_template, resolve_auth, stack_parameters
 
 

@@ -18,11 +18,12 @@ from tasks.fine_tune import job
 from tasks.fine_tune.checkpoints import run_key
 from tasks.fine_tune.job import TrainingJob
 from tasks.fine_tune.launch.where import train_where
-from tasks.fine_tune.recipe import SCRATCH, Recipe, resolve_recipe
+from tasks.fine_tune.recipe import Recipe, resolve_recipe
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
 from tasks.identity import ROOT, code_of
 from tasks.qa.rows import read_rows
 from tasks.t5.base import find_base
+from tasks.t5.scratch import SCRATCH
 from tasks.workplace import Workplace
 
 #: What the trained weights depend on, beside the options, the dataset and the base. A run that differs in none of it

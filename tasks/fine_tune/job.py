@@ -24,10 +24,10 @@ from askline.errors import TrainingError
 from askline.progress import Progress, quiet
 from askline.records import Record
 from tasks.fine_tune.checkpoints import checkpoints_in
-from tasks.fine_tune.recipe import SCRATCH, Recipe
+from tasks.fine_tune.recipe import Recipe
 from tasks.qa.rows import Row, read_rows
 from tasks.t5.base import Base, load_base
-from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
+from tasks.t5.scratch import SCRATCH, initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
 
 log = logging.getLogger("askline.training")
 

@@ -5,8 +5,7 @@ from typing import Literal
 
 from askline.config import TrainingConfig
 from askline.records import Record
-
-SCRATCH = "scratch"
+from tasks.t5.scratch import SCRATCH
 
 #: A small T5 starts from noise, so that it needs as many steps on little data as on much; on large data it needs
 #: at least these passes.

@@ -1,6 +1,6 @@
 """Whether the execution role and these credentials may do what lies ahead, by IAM's own simulation.
 
-The statements are those of :mod:`deployments.iam`. What the simulation does not know (bucket policies, an
+The statements are those that :mod:`deployments.iam` writes out. What the simulation does not know (bucket policies, an
 organisation's limits on other resources) can still refuse a call; what it says is missing, is.
 """
 
@@ -11,9 +11,11 @@ from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.errors import ConfigError
 from askline.records import DeployPlan, PreflightCheck, Target
-from deployments.iam.scope import Policy, Statement
 from tasks.aws.errors import is_missing
+from tasks.aws.iam import Policy, Statement, scope_of
 from tasks.preflight.checks import Checks, bad, good, made, unknown
+from tasks.preflight.deployer import deployer_policies
+from tasks.preflight.execution import execution_policy
 
 #: What stands for a wildcard in the resources that the simulation is asked about.
 _ANY = "preflight"
@@ -30,10 +32,6 @@ def permission_checks(
     found
         What was checked before: of a role that is not as it must be, the permissions are not looked at.
     """
-    from deployments.iam.deployer import deployer_policies
-    from deployments.iam.execution import execution_policy
-    from deployments.iam.scope import scope_of
-
     deploy = config.deploy.model_copy(update={"role_arn": plan.role_arn})
     try:
         scope = scope_of(config.model_copy(update={"deploy": deploy}))

@@ -49,7 +49,7 @@ def preflight(
         place.progress(number / len(groups), f"checking {what}")
         found += checks
     result = Preflight(checks=tuple(found))
-    place.progress(1.0, summary(result))
+    place.progress(1.0, result.summary)
     return result
 
 
@@ -73,11 +73,3 @@ def _told(result: Preflight) -> Iterator[str]:
         yield f"  {check.name}: {check.found}"
         if check.remedy:
             yield f"    → {check.remedy}"
-
-
-def summary(result: Preflight) -> str:
-    """Return how many checks passed, in a few words."""
-    passed = sum(check.passed is True for check in result.checks)
-    left = sum(check.passed is None for check in result.checks)
-    said = f"{passed} of {len(result.checks)} checks passed"
-    return said + (f", {len(result.failed)} failed" if result.failed else "") + (f", {left} not made" if left else "")

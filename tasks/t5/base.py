@@ -11,8 +11,7 @@ from askline.clients import hub_client, public_hub
 from askline.errors import HubError, TrainingError
 from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
-from tasks.fine_tune.recipe import SCRATCH
-from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces
+from tasks.t5.scratch import SCRATCH, initial_model, small_t5, tokenizer_from_pieces
 from tasks.workplace import Workplace
 
 

@@ -17,6 +17,8 @@ from tasks.qa.rows import Row
 if TYPE_CHECKING:
     from transformers import T5Config
 
+#: What ``training.base`` is called where there is none.
+SCRATCH = "scratch"
 #: Pieces of the vocabulary: most words that occur twice get a piece of their own.
 VOCABULARY = 2500
 #: Share of a piece's initial embedding that comes from its spelling; the rest is noise that tells two pieces apart.

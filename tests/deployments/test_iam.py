@@ -19,11 +19,8 @@ from askline.errors import AsklineError, ConfigError
 from askline.records import DeployPlan, PackageRef, Scores, Target
 from askline.store import ArtifactStore, sha256_of_file
 from deployments.iam.__main__ import main
-from deployments.iam.deployer import deployer_policies
-from deployments.iam.execution import execution_policy
 from deployments.iam.files import policy_files
-from deployments.iam.scope import Scope, Statement, characters, scope_of
-from deployments.iam.training import has_its_own_role, training_role_policy
+from tasks.aws.iam import Scope, Statement, characters, scope_of
 from tasks.deploy_api.deploy_api import deploy_api
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.deploy_serverless import deploy_serverless
@@ -32,8 +29,11 @@ from tasks.deployed.inventory import take_inventory
 from tasks.deployed.rollback import rollback
 from tasks.deployed.status import status
 from tasks.deployed.teardown import carry_out, find_stack, plan_teardown
+from tasks.fine_tune.launch.permissions import has_its_own_role, training_role_policy
 from tasks.package.package import ARCHIVE
 from tasks.package.upload import upload_package
+from tasks.preflight.deployer import deployer_policies
+from tasks.preflight.execution import execution_policy
 from tasks.preflight.preflight import preflight, require
 from tasks.smoke_invoke.smoke_invoke import smoke_api, smoke_invoke
 from tasks.workplace import Workplace

@@ -19,15 +19,15 @@ from askline.command_line import load_config
 from askline.config import PipelineConfig
 from askline.errors import AsklineError
 from askline.records import DatasetRef, ModelRef, Run, Target
-from deployments.iam.deployer import deployer_policies
-from deployments.iam.execution import execution_policy
 from deployments.iam.files import policy_files
-from deployments.iam.scope import Policy, Scope, Statement, scope_of
-from deployments.iam.sharing import shared_places
-from deployments.iam.training import training_role_policy
+from tasks.aws.iam import Policy, Scope, Statement, scope_of
+from tasks.aws.sharing import shared_places
 from tasks.fine_tune.fine_tune import fine_tune
+from tasks.fine_tune.launch.permissions import training_role_policy
 from tasks.fine_tune.launch.sagemaker_session import sdk_session
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
+from tasks.preflight.deployer import deployer_policies
+from tasks.preflight.execution import execution_policy
 from tasks.preflight.permissions import permission_checks
 from tasks.workplace import Workplace, checkpoints_of, file_system_options, store_of
 

@@ -196,8 +196,8 @@ def test_links_lead_somewhere(page: str) -> None:
 
 def test_the_statements_that_the_pages_name_are_there() -> None:
     from askline.command_line import load_config
-    from deployments.iam.deployer import deployer_policies
-    from deployments.iam.scope import scope_of
+    from tasks.aws.iam import scope_of
+    from tasks.preflight.deployer import deployer_policies
 
     example = ["--config", str(REPOSITORY / "configs" / "aws.toml")]
     asynchronous = ["--deploy.target", "async", "--api.enabled", "false"]

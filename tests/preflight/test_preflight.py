@@ -25,7 +25,7 @@ from tasks.package.upload import upload_package
 from tasks.preflight.account import trusts_sagemaker
 from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
-from tasks.preflight.preflight import preflight, require, summary
+from tasks.preflight.preflight import preflight, require
 from tasks.report import preflight as report
 from tasks.workplace import Workplace
 
@@ -118,7 +118,7 @@ def test_all_is_well_with_what_is_deployed(place: Place) -> None:
     names = {check.name for check in found.checks if check.passed}
     assert names >= {"region", "names", "archive", "archive size", "role", "bucket", "quota: memory", "own permissions"}
     assert report.text(found).count("✓") == len(names) + len(found.checks) - len({c.name for c in found.checks})
-    assert summary(found) in report.markdown(found)
+    assert found.summary in report.markdown(found)
 
 
 @pytest.mark.slow

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from askline.clients import LOCAL_KEY_VARIABLES, aws_client
 from askline.records import Target
-from deployments.iam.deployer import deployer_policies
-from deployments.iam.execution import execution_policy, trust
-from deployments.iam.scope import Policy, Scope
-from deployments.iam.training import has_its_own_role, role_of, training_role_policy
+from tasks.aws.iam import Policy, Scope
+from tasks.fine_tune.launch.permissions import has_its_own_role, role_of, training_role_policy
+from tasks.preflight.deployer import deployer_policies
+from tasks.preflight.execution import execution_policy, trust
 
 #: The IAM action of an operation, where it is not called like it. Tags given with a create take more.
 ACTIONS = {

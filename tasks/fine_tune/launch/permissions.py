@@ -7,9 +7,9 @@ here, the SDK's ``ModelTrainer`` calls ``s3:ListAllMyBuckets`` and simulates the
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 
-from deployments.iam.scope import Policy, Scope, Statement, repository_of, split_s3
 from tasks.aws import training_role
 from tasks.aws.execution_role import SERVICE
+from tasks.aws.iam import Policy, Scope, Statement, repository_of, split_s3
 from tasks.fine_tune.launch.sagemaker_job import training_image
 from tasks.fine_tune.launch.sagemaker_log import LOG_GROUP
 

@@ -6,7 +6,7 @@ the template does not use; ``tests/deployments/test_iam.py`` compares the two.
 
 from collections.abc import Iterator
 
-from deployments.iam.scope import Scope, Statement
+from tasks.aws.iam import Scope, Statement
 
 #: CloudFormation names a resource <stack>-<logical id>-<random>, and shortens the stack's name where that is too long.
 _KEPT_OF_A_NAME = 24

@@ -5,7 +5,7 @@ Other places, such as a mounted folder, are no affair of IAM's.
 
 from collections.abc import Iterator
 
-from deployments.iam.scope import Scope, Statement, one_or_all, split_s3
+from tasks.aws.iam import Scope, Statement, one_or_all, split_s3
 
 
 def shared_places(scope: Scope) -> dict[str, tuple[str, ...]]:

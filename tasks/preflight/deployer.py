@@ -1,13 +1,16 @@
-"""What the user or role that runs the pipeline may do: a few policies, by what one does with them."""
+"""What the user or role that runs the pipeline may do: a few policies, by what one does with them.
+
+What single rooms need stands with them: :mod:`tasks.deploy_api.permissions`, :mod:`tasks.fine_tune.launch.permissions`.
+"""
 
 from collections.abc import Iterator
 
-from deployments.iam.api import api_statements
-from deployments.iam.scope import Policy, Scope, Statement, split_s3
-from deployments.iam.sharing import share_statements, shared_places
-from deployments.iam.training import train_statements, trains_on_sagemaker
 from tasks.aws.execution_role import SERVICE
+from tasks.aws.iam import Policy, Scope, Statement, split_s3
+from tasks.aws.sharing import share_statements, shared_places
+from tasks.deploy_api.permissions import api_statements
 from tasks.deploy_serverless.registry import REGISTRY_PATH
+from tasks.fine_tune.launch.permissions import train_statements, trains_on_sagemaker
 
 
 def deployer_policies(scope: Scope) -> tuple[Policy, ...]:

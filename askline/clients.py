@@ -4,14 +4,16 @@ A local target never falls back on AWS: a service without an address is an error
 credentials are not read.
 """
 
+import json
 import os
 from functools import cache
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from askline.errors import LocalCloudError
 from askline.records import Target
 
-#: The embedded cloud's root keys; they open nothing else.
+#: The keys of an embedded service that runs by itself, outside an embedded cloud: it holds nothing to protect.
 LOCAL_ACCESS_KEY_ID = "test"
 LOCAL_SECRET_ACCESS_KEY = "test"  # noqa: S105
 LOCAL_HUB_TOKEN = "hf_local"  # noqa: S105
@@ -19,10 +21,48 @@ LOCAL_HUB_TOKEN = "hf_local"  # noqa: S105
 LOCAL_KEY_VARIABLES = ("ASKLINE_LOCAL_ACCESS_KEY_ID", "ASKLINE_LOCAL_SECRET_ACCESS_KEY")
 
 
-def local_keys() -> tuple[str, str]:
+class LocalKeys(NamedTuple):
+    """The keys of one embedded cloud; they open nothing else."""
+
+    access_key_id: str = LOCAL_ACCESS_KEY_ID
+    secret_access_key: str = LOCAL_SECRET_ACCESS_KEY
+    hub_token: str = LOCAL_HUB_TOKEN
+    prefect_auth: str | None = None
+    """``user:password`` of the Prefect server's API."""
+
+    @classmethod
+    def of(cls, target: Target) -> "LocalKeys":
+        """Return the keys of a local target.
+
+        Raises
+        ------
+        LocalCloudError
+            If its file of keys cannot be read.
+        """
+        return cls() if target.keys_file is None else cls.read(Path(target.keys_file))
+
+    @classmethod
+    def read(cls, path: Path) -> "LocalKeys":
+        """Return the keys in a file.
+
+        Raises
+        ------
+        LocalCloudError
+            If it cannot be read.
+        """
+        try:
+            return cls(**json.loads(path.read_bytes()))
+        except (OSError, ValueError, TypeError) as error:
+            raise LocalCloudError(
+                f"cannot read the embedded cloud's keys in {path} ({getattr(error, 'strerror', None) or error}); "
+                "start it as the same user: python -m local_cloud up"
+            ) from error
+
+
+def local_keys(target: Target) -> tuple[str, str]:
     """Return the access key and its secret for the embedded cloud: root's, or those in LOCAL_KEY_VARIABLES."""
     key, secret = (os.environ.get(name) for name in LOCAL_KEY_VARIABLES)
-    return (key, secret) if key and secret else (LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY)
+    return (key, secret) if key and secret else LocalKeys.of(target)[:2]
 
 
 def public_hub(target: Target) -> Target:
@@ -42,7 +82,7 @@ def hub_client(target: Target) -> Any:
         os.environ.setdefault("HF_HUB_DISABLE_XET", "1")
     from huggingface_hub import HfApi
 
-    return HfApi(endpoint=target.hub, token=LOCAL_HUB_TOKEN if target.kind == "local" else None)
+    return HfApi(endpoint=target.hub, token=LocalKeys.of(target).hub_token if target.kind == "local" else None)
 
 
 def aws_client(target: Target, service: str, **config: Any) -> Any:
@@ -64,7 +104,7 @@ def aws_client(target: Target, service: str, **config: Any) -> Any:
         raise LocalCloudError(
             f"the embedded cloud has no service {service!r}; it offers {', '.join(sorted(target.endpoints))}"
         )
-    key, secret = local_keys()
+    key, secret = local_keys(target)
     session = _session(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
     if service == "s3":
         options = options.merge(Config(s3={"addressing_style": "path"}))

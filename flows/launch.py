@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from askline.clients import LocalKeys
 from askline.command_line import load_command_line
 from askline.config import PipelineConfig, Step
 from askline.console import show_steps
@@ -72,6 +73,8 @@ def start(config: PipelineConfig) -> Target:
     }
     if own_server and target.prefect_api:
         defaults["PREFECT_API_URL"] = target.prefect_api
+        if password := LocalKeys.of(target).prefect_auth:
+            os.environ["PREFECT_API_AUTH_STRING"] = password
         defaults["PREFECT_UI_URL"] = target.prefect_ui or ""
     for name, value in defaults.items():
         os.environ.setdefault(name, value)

@@ -1,4 +1,4 @@
-"""The embedded cloud's command line: ``python -m local_cloud up | status | logs | down``."""
+"""The embedded cloud's command line: ``python -m local_cloud up | status | env | logs | down``."""
 
 import argparse
 import json
@@ -69,6 +69,12 @@ def parser() -> argparse.ArgumentParser:
     )
     status.add_argument("--json", action="store_true", help="print one JSON document")
 
+    commands.add_parser(
+        "env",
+        parents=[common],
+        help='print the variables with which aws, hf and prefect find this cloud: eval "$(python -m local_cloud env)"',
+    )
+
     logs = commands.add_parser("logs", parents=[common], help="print the end of the logs")
     logs.add_argument(
         "service",
@@ -127,6 +133,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _up(options)
             case "status":
                 return _status(options)
+            case "env":
+                return _env(options)
             case "logs":
                 return _logs(options)
             case _:
@@ -169,7 +177,18 @@ def _up(options: argparse.Namespace) -> int:
         return 0
     for name, address in _addresses(target).items():
         _print(f"{name:<16}{address}")
+    _print(f"{_passwords(target)}")
     return 0
+
+
+def _passwords(target: "Target") -> str:
+    """Return the line that says what the pages in the browser ask for."""
+    from askline.clients import LocalKeys
+
+    keys = LocalKeys.of(target)
+    pages = ["Hub: any name, the password " + keys.hub_token] if target.hub.rpartition(":")[2] != "9" else []
+    pages += [f"Prefect: {keys.prefect_auth}"] if target.prefect_ui else []
+    return "In a browser    " + ("; ".join(pages) or "nothing to see") + "\nFor a shell     python -m local_cloud env"
 
 
 def _addresses(target: "Target") -> dict[str, str]:
@@ -207,7 +226,23 @@ def _status(options: argparse.Namespace) -> int:
             )
             again = f", {part.restarts} restarts" if part.restarts else ""
             _print(f"{PARTS[name].title:<16}{word:<16}{url(part.port)}  process {part.pid or '-'}{again}")
+        if health.target is not None:
+            _print(_passwords(health.target))
     return 0 if health.healthy else EXIT_UNWELL if health.running else EXIT_DOWN
+
+
+def _env(options: argparse.Namespace) -> int:
+    import shlex
+
+    from local_cloud import control, keys
+
+    target = control.health(options.state_dir).target
+    if target is None:
+        _say("error: the embedded cloud is not running; start it with: python -m local_cloud up")
+        return EXIT_DOWN
+    for name, value in keys.exports(target).items():
+        _print(f"export {name}={shlex.quote(value)}")
+    return 0
 
 
 def _down(options: argparse.Namespace) -> int:

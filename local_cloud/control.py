@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from askline.errors import LocalCloudError
 from askline.records import Target
+from local_cloud import keys, processes, services
 from local_cloud import ports as port_choice
-from local_cloud import processes, services
 from local_cloud.services import PARTS
 from local_cloud.state import CloudFolder, PartStatus, Plan, Say, Status, last_lines, one_at_a_time
 
@@ -90,6 +90,7 @@ def up(
     folder.create()
     _check_space(folder)
     with one_at_a_time(folder, say), port_choice.claims() as take:
+        keys.of(folder.root)
         status = _running(folder, say)
         if status is not None:
             return _join(folder, status, wanted, forced, take, idle_minutes, minute_seconds, enforce_iam, say)
@@ -151,7 +152,7 @@ def health(state_dir: str | os.PathLike[str] = ".askline") -> Health:
         name for name, part in status.parts.items() if part.state != "ready" or not services.is_healthy(name, part.port)
     )
     ports = {name: part.port for name, part in status.parts.items()}
-    return Health(True, not unwell, services.target(ports), status.parts, unwell)
+    return Health(True, not unwell, services.target(ports, folder.root), status.parts, unwell)
 
 
 def _check_space(folder: CloudFolder) -> None:
@@ -349,7 +350,7 @@ def _wait(
                 if part.state == "failed" and name in plan.parts and supervisor is None and name not in already:
                     raise LocalCloudError(part.error or f"{PARTS[name].title} failed; see {folder.log(name)}")
             if status and all(name in status.parts and status.parts[name].state == "ready" for name in plan.parts):
-                return services.target({name: status.parts[name].port for name in status.parts})
+                return services.target({name: status.parts[name].port for name in status.parts}, folder.root)
             if time.monotonic() > deadline:
                 raise LocalCloudError(f"the embedded cloud is not ready in time; see {folder.log('supervisor')}")
             time.sleep(0.05)

@@ -15,15 +15,34 @@ must not find this project there.
 
 import base64
 import contextvars
+import importlib.util
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
 import threading
 import time
+import types
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import ministack.app as server
+
+
+def _beside(name: str) -> Any:
+    """Import a module of this folder by its path: the project's own folder stays out of the import path."""
+    spec = importlib.util.spec_from_file_location(f"askline_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+guard, sandbox = _beside("guard"), _beside("sandbox")
 
 log = logging.getLogger("askline.local_cloud")
 
@@ -90,7 +109,129 @@ def main() -> None:
     if getattr(server, "AUTH", False):
         complete_the_evaluator()
         server.app = deciding(server.app)
+    give_functions_the_key()
+    confine_functions()
+    server.app = guard.Guard(without_any_origin(server.app), check_key, is_public=is_public)
     server.main()
+
+
+_HEALTH = "/_ministack/health"
+
+
+def is_public(headers: dict[str, str], scope: Scope) -> bool:
+    """Say whether a request is for a deployed API, which decides itself who may call it, or for nothing but health."""
+    if scope["type"] != "http":
+        return False
+    if scope["path"] == _HEALTH and scope["method"] in ("GET", "HEAD"):
+        return "origin" not in headers
+    return server._parse_execute_api_url(headers.get("host", ""), scope["path"]) is not None
+
+
+def check_key(headers: dict[str, str], scope: Scope) -> None:
+    """Refuse a caller whose access key is neither this cloud's nor one that IAM or STS has given out.
+
+    MiniStack itself lets everybody in as root who signs with no key, ``test``, or an account's number.
+
+    Raises
+    ------
+    Refusal
+        403.
+    """
+    from urllib.parse import parse_qs
+
+    from ministack.core.router import extract_access_key_id
+
+    own = os.environ["AWS_ACCESS_KEY_ID"]
+    if scope["path"] == AUTHORIZE:
+        key = headers.get("authorization", "").removeprefix("Bearer ")
+    else:
+        query = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        key = extract_access_key_id(headers, query)
+    if guard.same(key, own) or (scope["path"] != AUTHORIZE and is_given_out(key)):
+        return
+    if headers.get("x-amz-target", "").startswith("AWSCognitoIdentityProviderService.") and not key:
+        return  # signing in to a user pool takes no key, here as on AWS
+    raise guard.Refusal(403, "the access key is not this cloud's: use those that python -m local_cloud env prints")
+
+
+def is_given_out(key: str) -> bool:
+    """Say whether an access key is a user's of this cloud, or a session's."""
+    from ministack.core.iam_evaluator import find_iam_access_key_account, is_root_access_key
+    from ministack.services import sts
+
+    return not is_root_access_key(key) and (key in sts._sessions or find_iam_access_key_account(key) is not None)
+
+
+def without_any_origin(application: Application) -> Application:
+    """Return the application without the leave that MiniStack gives to the pages of every origin.
+
+    What an API's own function or gateway says about origins is passed on: it names them, or says nothing.
+    """
+    with_headers = server._with_data_plane_headers
+
+    def of_its_own(*arguments: Any, **options: Any) -> Any:
+        return with_headers(*arguments, **{**options, "wildcard_cors": False})
+
+    server._with_data_plane_headers = of_its_own
+
+    async def plain(scope: Scope, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or is_public(guard.headers_of(scope), scope):
+            await application(scope, receive, send)
+            return
+
+        async def sent(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                pairs = message.get("headers", [])
+                kept = [pair for pair in pairs if not bytes(pair[0]).lower().startswith(b"access-control-")]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await application(scope, receive, sent)
+
+    return plain
+
+
+def confine_functions() -> None:
+    """Have the processes of Lambda functions started in the sandbox."""
+    from ministack.core import lambda_runtime
+    from ministack.services import lambda_svc
+
+    if not sandbox.landlock_version():
+        log.warning("this system has no Landlock: Lambda functions may read and write what their user may")
+    readable = {sys.prefix, sys.base_prefix, *(path for path in sys.path if path), *_import_path()}
+
+    def confined(command: list[str]) -> list[str]:
+        folder = str(Path(command[-1]).parent)  # of the script that MiniStack wrote for this function
+        start = [sys.executable, "-I", "-S", sandbox.__file__, folder, os.pathsep.join(sorted(readable))]
+        return [*start, *command]
+
+    def popen(command: list[str], **options: Any) -> Any:
+        return subprocess.Popen(confined(command), **options)
+
+    def run(command: list[str], **options: Any) -> Any:
+        return subprocess.run(confined(command), check=options.pop("check", False), **options)
+
+    starts = types.SimpleNamespace(**{**vars(subprocess), "Popen": popen, "run": run})
+    lambda_runtime.subprocess = lambda_svc.subprocess = starts
+
+
+def _import_path() -> list[str]:
+    return [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
+
+def give_functions_the_key() -> None:
+    """Have Lambda functions sign with this cloud's key; MiniStack gives them the account's number for one."""
+    from ministack.core import lambda_runtime
+    from ministack.services import lambda_svc
+
+    if getattr(server, "AUTH", False):
+        return  # then each has a session of its role
+
+    def credentials(_config: dict[str, Any]) -> dict[str, str]:
+        return {name: os.environ[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
+
+    lambda_runtime.execution_credentials = credentials
+    lambda_svc.execution_credentials = credentials
 
 
 AUTHORIZE = "/_askline/authorize"

@@ -34,6 +34,7 @@ def start(argv: Sequence[str], *, env: Mapping[str, str], cwd: Path, log: Path) 
     parent = os.getpid()
 
     def die_with_parent() -> None:
+        os.umask(0o077)  # what it writes is for this user alone
         if _libc is not None:
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
             if os.getppid() != parent:  # the parent died before the line above

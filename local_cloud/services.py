@@ -8,13 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
+from askline.clients import LocalKeys
 from askline.records import Target
 from local_cloud.ports import HOST
 from local_cloud.processes import MARK, PART_MARK
 from local_cloud.state import REGION
 
 ACCOUNT_ID = "000000000000"
+
+#: Those of a service that runs outside an embedded cloud.
+STANDALONE = LocalKeys()
 
 #: The folder that holds ``local_cloud``; ``python -m`` finds our own parts from there.
 ROOT = Path(__file__).resolve().parents[1]
@@ -85,7 +88,7 @@ def hub(ports: Mapping[str, int]) -> str:
     return url(ports.get("hub", 9))
 
 
-def target(ports: Mapping[str, int]) -> Target:
+def target(ports: Mapping[str, int], root: Path) -> Target:
     """Return the addresses of the running parts, as :mod:`askline.clients` and the flow take them."""
     endpoints: dict[str, str] = {}
     if "ministack" in ports:
@@ -95,7 +98,7 @@ def target(ports: Mapping[str, int]) -> Target:
     addresses = {"hub": hub(ports)}
     if "prefect" in ports:
         addresses |= {"prefect_api": f"{url(ports['prefect'])}/api", "prefect_ui": url(ports["prefect"])}
-    return Target(kind="local", region=REGION, endpoints=endpoints, **addresses)
+    return Target(kind="local", region=REGION, endpoints=endpoints, keys_file=str(root / "keys.json"), **addresses)
 
 
 def command(
@@ -115,7 +118,7 @@ def command(
             # -P: what is put in front of the import path would be in the Lambda functions' way.
             return (sys.executable, "-P", str(ROOT / "local_cloud" / "ministack_server.py"))
         case "prefect":
-            return (*python, "prefect", "server", "start", "--host", HOST, "--port", port)
+            return (*python, "local_cloud.prefect_server", "--host", HOST, "--port", port)
         case "sagemaker":
             aws = url(ports["ministack"])
             return (
@@ -130,7 +133,7 @@ def command(
 
 def working_folder(name: str, state: Path) -> Path:
     """Return where a part runs: its own folder, or for our own ones the folder that holds ``local_cloud``."""
-    return ROOT if name in ("sagemaker", "hub") else state
+    return state if name == "ministack" else ROOT
 
 
 def clear_temporary(name: str, state: Path) -> None:
@@ -148,8 +151,10 @@ def kept_environment() -> dict[str, str]:
     return kept | ({"PYTHONPATH": os.pathsep.join(others)} if others else {})
 
 
-def environment(name: str, ports: Mapping[str, int], root: Path, *, enforce_iam: bool = False) -> dict[str, str]:
-    """Return the whole environment of a part. ``root`` is the embedded cloud's folder."""
+def environment(
+    name: str, ports: Mapping[str, int], root: Path, *, enforce_iam: bool = False, keys: LocalKeys = STANDALONE
+) -> dict[str, str]:
+    """Return the whole environment of a part. ``root`` is the embedded cloud's folder, ``keys`` are its own."""
     values = kept_environment()
     nowhere = os.devnull
     values |= {
@@ -159,8 +164,8 @@ def environment(name: str, ports: Mapping[str, int], root: Path, *, enforce_iam:
         # No proxy is passed on; this is for systems that have one set elsewhere than in the environment.
         "NO_PROXY": "127.0.0.1,localhost,::1",
         "no_proxy": "127.0.0.1,localhost,::1",
-        "AWS_ACCESS_KEY_ID": LOCAL_ACCESS_KEY_ID,
-        "AWS_SECRET_ACCESS_KEY": LOCAL_SECRET_ACCESS_KEY,
+        "AWS_ACCESS_KEY_ID": keys.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": keys.secret_access_key,
         "AWS_REGION": REGION,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_EC2_METADATA_DISABLED": "true",
@@ -182,6 +187,10 @@ def environment(name: str, ports: Mapping[str, int], root: Path, *, enforce_iam:
         values["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"] = url(ports["sagemaker"])
     if enforce_iam and name == "ministack":
         values["AUTH"] = "true"
+    if name == "hub":
+        values["ASKLINE_HUB_TOKEN"] = keys.hub_token
+    if name == "prefect" and keys.prefect_auth is not None:
+        values["PREFECT_SERVER_API_AUTH_STRING"] = values["PREFECT_API_AUTH_STRING"] = keys.prefect_auth
     return values | _own_settings(name, ports, root / name)
 
 
@@ -213,6 +222,8 @@ def _own_settings(name: str, ports: Mapping[str, int], state: Path) -> dict[str,
                 "PREFECT_PROFILES_PATH": str(state / "profiles.toml"),
                 "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{state}/prefect.db",
                 "PREFECT_SERVER_UI_API_URL": f"{url(ports[name])}/api",
+                # Its own pages, by either name; the default lets pages of every origin read it.
+                "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": f"{url(ports[name])},http://localhost:{ports[name]}",
                 # With leases in memory, a place that a killed run held would stay taken after a restart of the server.
                 "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
                 "PREFECT_SERVER_ANALYTICS_ENABLED": "false",

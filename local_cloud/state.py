@@ -91,7 +91,11 @@ class CloudFolder:
             If it cannot be made or written, or the disk is full.
         """
         with self.writable():
-            self.logs.mkdir(parents=True, exist_ok=True)
+            if not self.root.parent.exists():  # one that is there has the rights that its owner gave it
+                self.root.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.root.mkdir(mode=0o700, exist_ok=True)
+            self.root.chmod(0o700)  # an older one was made readable by all
+            self.logs.mkdir(exist_ok=True)
             probe = self.root / f".probe-{os.getpid()}"
             try:
                 probe.write_bytes(b"\0" * 1_000_000)
@@ -182,11 +186,11 @@ def _lock(stream: IO[bytes]) -> bool:
     return True
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, *, mode: int = 0o600) -> None:
     """Write ``text`` under a temporary name, make it durable, and rename it to ``path``."""
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with draft.open("w", encoding="utf-8") as stream:
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as stream:
             stream.write(text + "\n")
             stream.flush()
             os.fsync(stream.fileno())

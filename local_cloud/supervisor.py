@@ -21,7 +21,7 @@ from typing import IO
 import psutil
 
 from askline.errors import LocalCloudError
-from local_cloud import processes, services
+from local_cloud import keys, processes, services
 from local_cloud.ports import is_free
 from local_cloud.services import PARTS, Part
 from local_cloud.state import CloudFolder, PartStatus, Plan, Status, last_lines, write_whole
@@ -178,7 +178,9 @@ class Supervisor:
                 minute_seconds=self.plan.minute_seconds,
                 enforce_iam=self.plan.enforce_iam,
             ),
-            env=services.environment(name, ports, self.folder.root, enforce_iam=self.plan.enforce_iam),
+            env=services.environment(
+                name, ports, self.folder.root, enforce_iam=self.plan.enforce_iam, keys=keys.of(self.folder.root)
+            ),
             cwd=services.working_folder(name, state),
             log=path,
         )

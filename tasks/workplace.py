@@ -82,7 +82,7 @@ def file_system_options(run: Run) -> dict[str, str]:
     """
     if run.target.kind != "local" or not (run.artifact_store or "").startswith("s3"):
         return {}
-    key, secret = local_keys()
+    key, secret = local_keys(run.target)
     return {
         "endpoint_url": os.environ.get("AWS_ENDPOINT_URL_S3") or run.target.endpoints["s3"],
         "key": key,

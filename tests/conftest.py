@@ -14,6 +14,7 @@ from support import shared
 from support.shared import REPOSITORY, local_cloud
 
 from askline import console
+from askline.clients import LocalKeys
 from askline.records import Target
 
 # Before anything imports huggingface_hub, boto3 or Prefect, which read these once.
@@ -25,6 +26,7 @@ for _name in (
     "HF_HUB_OFFLINE",
     "PREFECT_API_URL",
     "PREFECT_API_KEY",
+    "PREFECT_API_AUTH_STRING",
 ):
     os.environ.pop(_name, None)
 os.environ.update(
@@ -130,9 +132,13 @@ def cloud() -> Target:
 
 
 @pytest.fixture(scope="session")
-def cloud_with_prefect() -> Target:
+def cloud_with_prefect() -> Iterator[Target]:
     """Another one, with the Prefect server; shared in the same way."""
-    return shared.shared_cloud("cloud-with-prefect")
+    target = shared.shared_cloud("cloud-with-prefect")
+    # Programs that a test starts and points at this server need its password, too.
+    os.environ["PREFECT_API_AUTH_STRING"] = LocalKeys.of(target).prefect_auth or ""
+    yield target
+    del os.environ["PREFECT_API_AUTH_STRING"]
 
 
 @contextlib.contextmanager
@@ -151,7 +157,8 @@ def prefect_at(api: str, **settings: Any) -> Iterator[None]:
                 if inspect.isawaitable(waiting):
                     await waiting
 
-    wanted = {"PREFECT_API_URL": api, **settings}
+    password = os.environ.get("PREFECT_API_AUTH_STRING")
+    wanted = {"PREFECT_API_URL": api, **({"PREFECT_API_AUTH_STRING": password} if password else {}), **settings}
     with temporary_settings({getattr(prefect.settings, name): value for name, value in wanted.items()}):
         try:
             yield

@@ -36,3 +36,5 @@ class Target(Record):
     """Where models are published, and datasets and bases looked up first."""
     prefect_api: str | None = None
     prefect_ui: str | None = None
+    keys_file: str | None = None
+    """The file with the keys of the embedded cloud, which its own user alone can read."""

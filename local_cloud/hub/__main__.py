@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -56,7 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
                     "the Hub listens on http://%s:%s, state in %s", options.host, sock.getsockname()[1], options.state
                 )
                 config = uvicorn.Config(
-                    make_app(repositories, host=options.host),
+                    make_app(repositories, token=os.environ.get("ASKLINE_HUB_TOKEN")),
                     log_config=None,
                     access_log=options.access_log,
                     lifespan="off",

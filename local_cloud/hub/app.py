@@ -2,17 +2,16 @@
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from local_cloud.guard import Guard, Refusal, Scope, same
 from local_cloud.hub import api, files, pages
 from local_cloud.hub.repositories import Repositories
-from local_cloud.hub.web import UndecodedPath
+from local_cloud.hub.web import UndecodedPath, given_token
 
-#: Pages from elsewhere cannot reach the Hub under a name of theirs that points at this machine.
-LOOPBACK_NAMES = ["127.0.0.1", "localhost", "*.localhost", "[::1]", "::1"]
+_HEALTH = "/_askline/health"
 
 
 async def health(request: Request) -> Response:
@@ -20,19 +19,27 @@ async def health(request: Request) -> Response:
     return JSONResponse({"status": "ok"})
 
 
-def make_app(repositories: Repositories, *, host: str = "127.0.0.1") -> Starlette:
+def make_app(repositories: Repositories, *, token: str | None = None) -> Starlette:
     """Return the application for a state folder that is open.
 
     Parameters
     ----------
-    host
-        The address that it will listen on; on a loopback address only loopback names are answered.
+    token
+        What every caller must know. Without one anybody may read, and any token may write.
     """
-    loopback = host in LOOPBACK_NAMES
+
+    def check_key(headers: dict[str, str], scope: Scope) -> None:
+        if token is None or scope.get("path") == _HEALTH:
+            return
+        if not same(given_token(headers.get("authorization", "")), token):
+            message = "Invalid username or password. This Hub wants the token that python -m local_cloud env prints."
+            # A browser asks the person for it: any user name, and the token as the password.
+            raise Refusal(401, message, www_authenticate='Basic realm="askline Hub"', x_error_message=message)
+
     app = Starlette(
-        routes=[Route("/_askline/health", health), *api.routes(), *files.routes(), *pages.routes()],
+        routes=[Route(_HEALTH, health), *api.routes(), *files.routes(), *pages.routes()],
         middleware=[
-            Middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK_NAMES if loopback else ["*"], www_redirect=False),
+            Middleware(Guard, check_key),
             Middleware(UndecodedPath),
         ],
     )

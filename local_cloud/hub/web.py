@@ -3,6 +3,8 @@
 Handlers are plain functions from a :class:`Call` to a response. They run in a thread each, because they sync files.
 """
 
+import base64
+import contextlib
 import json
 import logging
 from collections.abc import Awaitable, Callable
@@ -40,6 +42,17 @@ class RepoConvertor(Convertor[str]):
 register_url_convertor("repo", RepoConvertor())
 
 
+def given_token(authorization: str) -> str:
+    """Return the token of an Authorization header: a bearer token, or the password that a browser was given."""
+    scheme, _, value = authorization.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() == "basic":
+        with contextlib.suppress(ValueError):
+            return base64.b64decode(value).decode().partition(":")[2]
+    return ""
+
+
 class UndecodedPath:
     """Route by the path as it was sent: ``refs%2Fpr%2F1`` is one part of it, not three."""
 
@@ -68,9 +81,8 @@ class Call:
 
     @property
     def has_token(self) -> bool:
-        """Whether the caller is the local user: any bearer token says so."""
-        scheme, _, token = self.request.headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and bool(token.strip())
+        """Whether the caller is the local user. Where the Hub has a token of its own, others do not come this far."""
+        return bool(given_token(self.request.headers.get("authorization", "")))
 
     def param(self, name: str) -> str:
         """Return a part of the path, decoded."""

@@ -3,18 +3,22 @@
 import asyncio
 import json
 import logging
+import os
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from askline.clients import aws_client
+from askline.clients import LOCAL_ACCESS_KEY_ID, aws_client
 from askline.records import Target
+from local_cloud.guard import Guard, Scope, same
 from local_cloud.sagemaker.alarms import Alarms
 from local_cloud.sagemaker.api import permissions
 from local_cloud.sagemaker.api.control import ControlPlane
@@ -95,7 +99,7 @@ def create_app(settings: Settings) -> Starlette:
 
     async def control_plane(request: Request) -> Response:
         try:
-            _check_signed(request)
+            _check_signed(request, settings)
             service, _, operation = request.headers.get("x-amz-target", "").partition(".")
             plane = planes.get(service, planes["SageMaker"])
             if service not in planes:
@@ -114,7 +118,7 @@ def create_app(settings: Settings) -> Starlette:
     async def invocations(request: Request) -> Response:
         name, asynchronous = request.path_params["name"], request.url.path.endswith("/async-invocations")
         try:
-            _check_signed(request)
+            _check_signed(request, settings)
             taken = permissions.invocation(name, settings, asynchronous=asynchronous)
             await permissions.authorize(request, taken, settings)
             answer = await (runtime.invoke_async if asynchronous else runtime.invoke)(name, request)
@@ -128,6 +132,7 @@ def create_app(settings: Settings) -> Starlette:
 
     async def interrupt(request: Request) -> Response:
         try:
+            _check_signed(request, settings)
             training.interrupt(request.path_params["name"])
         except ApiError as error:
             return JSONResponse({"Message": error.message}, error.status)
@@ -159,7 +164,7 @@ def create_app(settings: Settings) -> Starlette:
         Route("/endpoints/{name}/async-invocations", invocations, methods=["POST"]),
         Route("/{path:path}", unknown, methods=["GET", "POST", "PUT", "DELETE", "HEAD", "PATCH"]),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(routes=routes, lifespan=lifespan, middleware=[Middleware(Guard, _no_key)])
 
 
 def _of_no_resource(service: str) -> Callable[[str, Any, Settings], Iterator[permissions.Check]]:
@@ -171,10 +176,30 @@ def _of_no_resource(service: str) -> Callable[[str, Any, Settings], Iterator[per
     return checks
 
 
-def _check_signed(request: Request) -> None:
-    # Signatures are not checked: the address is loopback, and the keys are no secret. That there is one is checked.
-    if "authorization" not in request.headers:
+def _check_signed(request: Request, settings: Settings) -> None:
+    """Refuse a caller who does not know the access key with which this service was started.
+
+    The signature is not checked here: knowing the key's id is knowing the cloud's secret. Where permissions are
+    enforced there are more keys than this one, and IAM decides about each.
+    """
+    signed = re.search(r"Credential=([^/,\s]+)/", request.headers.get("authorization", ""))
+    if signed is None:
         raise ApiError("MissingAuthenticationToken", "The request has no Authorization header: sign it.", status=403)
+    if settings.authorize_url is None and not same(signed[1], own_key()):
+        raise ApiError(
+            "UnrecognizedClientException",
+            "The security token included in the request is invalid: use the keys of python -m local_cloud env.",
+            status=403,
+        )
+
+
+def own_key() -> str:
+    """Return the id of the access key with which this service calls the others, and others call it."""
+    return os.environ.get("AWS_ACCESS_KEY_ID", LOCAL_ACCESS_KEY_ID)
+
+
+def _no_key(_headers: dict[str, str], _scope: Scope) -> None:
+    """Leave the key to the routes, which refuse in SageMaker's own words."""
 
 
 def _parse(body: bytes) -> Any:

@@ -133,7 +133,7 @@ def _sign(request: "httpx.Request", target: Target) -> None:
     from botocore.credentials import Credentials
 
     if target.kind == "local":
-        credentials: Any = Credentials(*local_keys())
+        credentials: Any = Credentials(*local_keys(target))
     else:
         import boto3
 

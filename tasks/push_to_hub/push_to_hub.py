@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from askline.clients import LOCAL_HUB_TOKEN
+from askline.clients import LocalKeys
 from askline.config import HubConfig
 from askline.errors import HubError
 from askline.records import DatasetRef, HubRef, ModelRef, Scores, Target
@@ -141,7 +141,7 @@ def find_token(target: Target) -> str | None:
         host = urlsplit(target.hub).hostname or ""
         if host not in ("127.0.0.1", "::1", "localhost"):
             raise HubError(f"the target is local, but its Hub is {target.hub}, which is not on this machine")
-        return LOCAL_HUB_TOKEN
+        return LocalKeys.of(target).hub_token
     from huggingface_hub import get_token
 
     return get_token()

@@ -2,12 +2,12 @@
 
 import logging
 import random
+import shlex
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
 from askline.config import PipelineConfig
 from askline.console import seconds_by_step
 from askline.records import (
@@ -246,12 +246,17 @@ def _needs(package: PackageRef) -> str:
     )
 
 
+def _state_dir_option(target: Target) -> str:
+    """Return the option that names the embedded cloud's state folder, where it is not the default one here."""
+    folder = Path(target.keys_file or ".askline/cloud/keys.json").parents[1]
+    return "" if folder.resolve() == Path(".askline").resolve() else f" --state-dir {shlex.quote(str(folder))}"
+
+
 def _show_key(key_id: str, target: Target) -> str:
     """Return the command that prints the API key; the key itself is in no report."""
     aws = f"aws --region {target.region}"
     if target.kind == "local":
-        keys = f"AWS_ACCESS_KEY_ID={LOCAL_ACCESS_KEY_ID} AWS_SECRET_ACCESS_KEY={LOCAL_SECRET_ACCESS_KEY}"
-        aws = f"{keys} {aws} --endpoint-url {target.endpoints['apigateway']}"
+        aws = f'eval "$(python -m local_cloud env{_state_dir_option(target)})"; {aws}'
     return f"{aws} apigateway get-api-key --include-value --query value --output text --api-key {key_id}"
 
 

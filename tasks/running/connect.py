@@ -9,7 +9,7 @@ import sys
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from askline.clients import LOCAL_ACCESS_KEY_ID, LOCAL_SECRET_ACCESS_KEY
+from askline.clients import LocalKeys
 from askline.config import PipelineConfig
 from askline.errors import LocalCloudError
 from askline.records import Target
@@ -51,7 +51,8 @@ def _start(config: PipelineConfig, *, with_prefect: bool, show: bool) -> Target:
         leave_out.append("prefect")
     started = _up(config.state_dir, leave_out, show=show)
     if config.target == "aws":
-        return Target(kind="aws", region=config.region, prefect_api=started.prefect_api, prefect_ui=started.prefect_ui)
+        only_prefect = started.model_dump(include={"prefect_api", "prefect_ui", "keys_file"})
+        return Target(kind="aws", region=config.region, **only_prefect)
     return started.model_copy(update={"region": config.region})
 
 
@@ -104,8 +105,9 @@ def prepare_environment(target: Target, environment: MutableMapping[str, str] = 
             "1"  # the embedded Hub stores files plainly, and the client does not fall back
         )
         environment["HF_UPDATE_DOWNLOAD_COUNTS"] = "0"
-        environment["AWS_ACCESS_KEY_ID"] = LOCAL_ACCESS_KEY_ID
-        environment["AWS_SECRET_ACCESS_KEY"] = LOCAL_SECRET_ACCESS_KEY
+        keys = LocalKeys.of(target)
+        environment["AWS_ACCESS_KEY_ID"] = keys.access_key_id
+        environment["AWS_SECRET_ACCESS_KEY"] = keys.secret_access_key
         environment.pop("AWS_SESSION_TOKEN", None)
         environment.pop("AWS_PROFILE", None)
         environment["AWS_EC2_METADATA_DISABLED"] = "true"

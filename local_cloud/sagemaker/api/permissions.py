@@ -6,6 +6,7 @@ caller and its policies are judged by MiniStack, whose IAM holds them. Root's ke
 
 import asyncio
 import base64
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -100,7 +101,8 @@ async def authorize(request: Request, checks: Iterator[Check], settings: Setting
     }
     try:
         async with httpx.AsyncClient(trust_env=False, timeout=30) as client:
-            answer = (await client.post(settings.authorize_url, json=question)).json()
+            key = {"authorization": f"Bearer {os.environ.get('AWS_ACCESS_KEY_ID', '')}"}
+            answer = (await client.post(settings.authorize_url, json=question, headers=key)).json()
     except (httpx.HTTPError, ValueError) as error:
         raise ApiError("InternalFailure", f"IAM cannot be asked: {error!r}", status=500) from error
     if answer:

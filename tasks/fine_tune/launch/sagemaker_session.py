@@ -35,6 +35,6 @@ def sdk_session(target: Target, bucket: str) -> Any:
 
     boto_session = boto3.session.Session(region_name=target.region)
     if target.kind == "local":
-        key, secret = local_keys()
+        key, secret = local_keys(target)
         boto_session = TargetSession(aws_access_key_id=key, aws_secret_access_key=secret, region_name=target.region)
     return Session(boto_session=boto_session, default_bucket=bucket, sagemaker_config=_QUIET)

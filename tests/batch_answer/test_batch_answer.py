@@ -22,6 +22,7 @@ from askline.errors import ArtifactError, BusyError, CloudError, ConfigError, Da
 from askline.records import PackageRef, Run, Target
 from askline.store import ArtifactStore
 from flows.batch_answer import main
+from local_cloud import keys
 from tasks.ask.package import BatchAnswer, PackagedEngine
 from tasks.batch_answer import batch_answer as core
 from tasks.batch_answer.answers import check_output, kept_parts, write_output
@@ -301,9 +302,7 @@ class Program:
         self.options = ["--target", "aws", "--deploy.role-arn", "arn:aws:iam::000000000000:role/r"]
         self.options += ["--state-dir", str(state_dir)]
         self.environment = {
-            "AWS_ENDPOINT_URL": target.endpoints["ssm"],
-            "AWS_ENDPOINT_URL_SAGEMAKER": target.endpoints["sagemaker"],
-            "PREFECT_API_URL": str(target.prefect_api),
+            **keys.exports(target),
             "PYTHONPATH": str(REPOSITORY),
         }
 

@@ -25,7 +25,7 @@ from support.sagemaker import HOLD
 from askline.clients import aws_client
 from askline.records import ApiRef, Target
 from benchmarks.plain_endpoint import Bench, archive
-from local_cloud import control, processes
+from local_cloud import control, keys, processes
 from local_cloud.services import is_healthy, url
 from local_cloud.state import CloudFolder
 from tasks.deploy_api.call import call_api
@@ -271,7 +271,8 @@ def sleepy(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     command = [sys.executable, "-m", "local_cloud.sagemaker", "--port", str(port), "--state", str(folder / "state")]
     command += ["--s3", aws, "--iam", aws, "--idle-seconds", "2", "--cold-seconds", "1"]
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=log, stderr=log)
+        environment = {**os.environ, **keys.exports(cloud.target)}
+        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
     try:
         wait_for(lambda: is_healthy("sagemaker", port))
         here = {"sagemaker": url(port), "sagemaker-runtime": url(port)}

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from conftest import REPOSITORY, prefect_at
 from support import chromium
+from support.clouds import prefect_auth
 
 from askline.config import PipelineConfig
 from askline.errors import DatasetNotFoundError
@@ -66,7 +67,7 @@ def prefect(cloud_with_prefect, tmp_path, monkeypatch) -> Iterator[httpx.Client]
     monkeypatch.setenv("PREFECT_API_URL", api)
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "prefect"))
     # This process may have read its settings in another test.
-    with prefect_at(api), httpx.Client(base_url=api, timeout=30) as client:
+    with prefect_at(api), httpx.Client(base_url=api, auth=prefect_auth(cloud_with_prefect), timeout=30) as client:
         yield client
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from support.sagemaker import BUCKET, Aws, SageMaker, client, eventually, refused
+from support.sagemaker import BUCKET, SIGNED, Aws, SageMaker, client, eventually, refused
 
 pytestmark = pytest.mark.slow
 
@@ -218,7 +218,7 @@ def test_a_spot_job_goes_on_after_an_interruption(aws: Aws, sagemaker: SageMaker
     knob = f"{sagemaker.url}/_askline/training-jobs/{{}}/interrupt"
     sagemaker.api.create_training_job(**request(aws, "spot", spot=True, endless="1", pause="0.1"))
     training(sagemaker, aws, "spot")
-    assert httpx.post(knob.format("spot"), trust_env=False).status_code == 200
+    assert httpx.post(knob.format("spot"), headers=SIGNED, trust_env=False).status_code == 200
     job = ended(sagemaker, "spot")
     assert job["TrainingJobStatus"] == "Completed", job
     assert [s for s in history(job) if s != "Downloading"] == [
@@ -228,7 +228,7 @@ def test_a_spot_job_goes_on_after_an_interruption(aws: Aws, sagemaker: SageMaker
     assert sum(line == "step 0" for line in log_of(aws, "spot")) == 1
     sagemaker.api.create_training_job(**request(aws, "not-on-spot"))
     ended(sagemaker, "not-on-spot")
-    assert "not on a spot instance" in httpx.post(knob.format("not-on-spot"), trust_env=False).text
+    assert "not on a spot instance" in httpx.post(knob.format("not-on-spot"), headers=SIGNED, trust_env=False).text
 
 
 def test_jobs_survive_a_killed_server_and_nothing_of_them_does(aws: Aws, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import REPOSITORY, running_cloud, write_capitals
 
+from askline.clients import LocalKeys
 from askline.config import PipelineConfig
 
 PAGE = REPOSITORY / "docs" / "aws.md"
@@ -83,10 +84,13 @@ def test_every_command_of_the_page_does_what_it_says(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / "aws.toml").write_text((REPOSITORY / "configs" / "aws.toml").read_text())
     write_capitals(tmp_path / "questions.csv")
-    (tmp_path / "credentials").write_text("[default]\naws_access_key_id = test\naws_secret_access_key = test\n")
     (tmp_path / "config").write_text("[default]\nregion = us-east-1\n")
     state = tmp_path / "state"
     with running_cloud(state, "--enforce-iam") as target:
+        key, secret = LocalKeys.of(target)[:2]
+        (tmp_path / "credentials").write_text(
+            f"[default]\naws_access_key_id = {key}\naws_secret_access_key = {secret}\n"
+        )
         script = ["set -euo pipefail"]
         for number, command in enumerate(todo):
             script += [f"printf '\\n@@ {number}\\n'", SUBSTITUTIONS.get(command, command)]

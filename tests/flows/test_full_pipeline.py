@@ -17,9 +17,11 @@ import psutil
 import pytest
 from conftest import REPOSITORY, local_cloud
 from support import chromium
+from support.clouds import prefect_auth
 from support.pipeline import PLANTED, QUICK, Finished, aws, cmdline, newest_report, pipeline, wait_for
 
-from askline.clients import aws_client
+from askline.clients import LocalKeys, aws_client
+from local_cloud import keys
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -38,8 +40,7 @@ def finished(tmp_path_factory):
 @pytest.fixture(scope="module")
 def shell_environment(finished):
     """Return the environment of a person who points the official clients at the embedded cloud."""
-    endpoints = finished.report.target.endpoints
-    return {**os.environ, "AWS_ENDPOINT_URL": endpoints["s3"], "AWS_ENDPOINT_URL_SAGEMAKER": endpoints["sagemaker"]}
+    return {**os.environ, **keys.exports(finished.report.target)}
 
 
 def test_one_line_per_step_and_nothing_else_on_the_way(finished):
@@ -94,7 +95,7 @@ def test_the_model_card_and_weights_are_on_the_hub(finished):
     from huggingface_hub import HfApi
 
     hub = finished.report.hub
-    api = HfApi(endpoint=finished.report.target.hub, token="hf_local")
+    api = HfApi(endpoint=finished.report.target.hub, token=LocalKeys.of(finished.report.target).hub_token)
     info = api.model_info(hub.repo_id, revision=hub.tag)
     assert info.sha == hub.commit
     assert info.private
@@ -121,11 +122,11 @@ def test_the_stack_is_complete(finished, shell_environment):
 
 
 def test_the_run_and_its_artifacts_are_in_prefect(finished):
-    api = finished.report.target.prefect_api
-    run = httpx.get(f"{api}/flow_runs/{finished.report.run_id}").json()
+    api, auth = finished.report.target.prefect_api, prefect_auth(finished.report.target)
+    run = httpx.get(f"{api}/flow_runs/{finished.report.run_id}", auth=auth).json()
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Promoted")
     chosen = {"artifacts": {"flow_run_id": {"any_": [finished.report.run_id]}}}
-    artifacts = httpx.post(f"{api}/artifacts/filter", json=chosen).json()
+    artifacts = httpx.post(f"{api}/artifacts/filter", json=chosen, auth=auth).json()
     keys = {artifact["key"] for artifact in artifacts}
     assert {
         "dataset-profile",
@@ -148,9 +149,12 @@ def test_the_run_and_its_artifacts_are_in_prefect(finished):
 def test_the_run_is_seen_in_the_ui(finished, tmp_path):
     ui, run = finished.report.target.prefect_ui, finished.report.run_id
     of_the_run = {"artifacts": {"flow_run_id": {"any_": [run]}, "key": {"any_": ["loss-curve"]}}}
-    (curve,) = httpx.post(f"{finished.report.target.prefect_api}/artifacts/filter", json=of_the_run).json()
+    target, auth = finished.report.target, prefect_auth(finished.report.target)
+    (curve,) = httpx.post(f"{target.prefect_api}/artifacts/filter", json=of_the_run, auth=auth).json()
     with chromium.browser(tmp_path / "profile") as browser, browser.page() as page:
         page.look(height=1400)
+        page.open(f"{ui}/robots.txt")
+        page.value(f"localStorage.setItem('prefect-password', btoa('{':'.join(auth)}'))")  # as its login page does
         page.open(f"{ui}/runs/flow-run/{run}")
         page.wait_for("document.querySelector('canvas')", seconds=90)  # the graph
         page.wait_for_text("sample → biography (local)")
@@ -194,7 +198,8 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     assert planned.archive_uri == finished.report.upload.uri
     assert planned.memory_chosen == "measured"
     assert "at 2,000,000 calls" in done.stdout
-    run = httpx.get(f"{report.target.prefect_api}/flow_runs/{report.run_id}").json()
+    flow_run = f"{report.target.prefect_api}/flow_runs/{report.run_id}"
+    run = httpx.get(flow_run, auth=prefect_auth(report.target)).json()
     assert (run["state"]["type"], run["state"]["name"]) == ("COMPLETED", "Planned")
     assert aws(shell_environment, *listing) == before
 
@@ -228,7 +233,8 @@ def members(archive: Path):
 
 
 def test_served_on_a_schedule_and_its_failed_deployment_retried_from_the_ui(finished):
-    prefect = httpx.Client(base_url=finished.report.target.prefect_api, timeout=30)
+    target = finished.report.target
+    prefect = httpx.Client(base_url=target.prefect_api, auth=prefect_auth(target), timeout=30)
     sagemaker = aws_client(finished.report.target, "sagemaker")
     # Somebody else's endpoint has the name.
     sagemaker.create_endpoint(

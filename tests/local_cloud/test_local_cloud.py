@@ -26,7 +26,7 @@ from conftest import REPOSITORY, local_cloud, running_cloud
 from askline.clients import aws_client
 from askline.errors import LocalCloudError
 from askline.records import Target
-from local_cloud import ports, processes, services
+from local_cloud import keys, ports, processes, services
 from local_cloud.__main__ import main, parser
 from local_cloud.services import PARTS
 from local_cloud.state import CloudFolder, Plan, last_lines
@@ -227,16 +227,17 @@ def test_a_minute_that_is_no_time_is_refused(seconds: str, capsys: pytest.Captur
     assert "not a number of seconds above 0" in capsys.readouterr().err
 
 
-def test_the_services_that_a_deployment_asks_are_named() -> None:
-    target = services.target({"ministack": 1, "sagemaker": 2})
+def test_the_services_that_a_deployment_asks_are_named(tmp_path: Path) -> None:
+    keys.of(tmp_path)
+    target = services.target({"ministack": 1, "sagemaker": 2}, tmp_path)
     for service, port in {"application-autoscaling": 2, "service-quotas": 2, "cloudwatch": 1, "sns": 1}.items():
         assert target.endpoints[service] == f"http://127.0.0.1:{port}"
         assert aws_client(target, service).meta.endpoint_url == f"http://127.0.0.1:{port}"
 
 
-def test_the_target_never_leads_to_the_real_hub() -> None:
-    assert services.target({"ministack": 4566}).hub.startswith("http://127.0.0.1:")
-    full = services.target({"ministack": 1, "sagemaker": 2, "hub": 3, "prefect": 4})
+def test_the_target_never_leads_to_the_real_hub(tmp_path: Path) -> None:
+    assert services.target({"ministack": 4566}, tmp_path).hub.startswith("http://127.0.0.1:")
+    full = services.target({"ministack": 1, "sagemaker": 2, "hub": 3, "prefect": 4}, tmp_path)
     assert full.endpoints["s3"] == "http://127.0.0.1:1"
     assert full.endpoints["sagemaker-runtime"] == full.endpoints["sagemaker"] == "http://127.0.0.1:2"
     assert (full.hub, full.prefect_api) == ("http://127.0.0.1:3", "http://127.0.0.1:4/api")

@@ -25,6 +25,7 @@ from support.sagemaker import (
     ECHO,
     IMAGE,
     REPOSITORY,
+    SIGNED,
     Aws,
     SageMaker,
     echo,
@@ -118,7 +119,7 @@ def test_answers_fit_the_service_model(sagemaker: SageMaker, endpoint: str) -> N
         ("ListEndpointConfigs", {}),
         ("ListEndpoints", {}),
     ]:
-        headers = {"x-amz-target": f"SageMaker.{operation}", "authorization": "any"}
+        headers = {"x-amz-target": f"SageMaker.{operation}", **SIGNED}
         answer = httpx.post(sagemaker.url, json=request, headers=headers, trust_env=False)
         assert answer.headers["content-type"] == "application/x-amz-json-1.1"
         shape = service_model("sagemaker").operation_model(operation).output_shape
@@ -315,15 +316,18 @@ def test_requests_are_held_against_the_service_model(sagemaker: SageMaker, endpo
 
 
 def test_requests_that_no_client_makes(sagemaker: SageMaker) -> None:
-    call = {"x-amz-target": "SageMaker.ListModels", "authorization": "x"}
+    call = {"x-amz-target": "SageMaker.ListModels", **SIGNED}
     with httpx.Client(base_url=sagemaker.url, trust_env=False) as http:
         unsigned = http.post("/", json={}, headers={"x-amz-target": "SageMaker.ListModels"})
         assert (unsigned.status_code, unsigned.json()["__type"]) == (403, "MissingAuthenticationToken")
         unsigned = http.post("/endpoints/shared/invocations", json={})
         assert (unsigned.status_code, unsigned.headers["x-amzn-errortype"]) == (403, "MissingAuthenticationToken")
+        other = {**call, "authorization": SIGNED["authorization"].replace("test", "AKIASOMEBODYELSES000")}
+        unknown = http.post("/", json={}, headers=other)
+        assert (unknown.status_code, unknown.json()["__type"]) == (403, "UnrecognizedClientException")
         assert http.post("/", content=b"{", headers=call).json()["__type"] == "SerializationException"
         assert http.post("/", content=b"[]", headers=call).json()["__type"] == "SerializationException"
-        assert http.post("/", json={}, headers={"authorization": "x"}).json()["__type"] == "UnknownOperationException"
+        assert http.post("/", json={}, headers=SIGNED).json()["__type"] == "UnknownOperationException"
         assert http.get("/nowhere").status_code == 404
         assert http.post("/", content=b"", headers=call).status_code == 200
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.sagemaker import BUCKET, IMAGE, Aws, SageMaker, client, echo, eventually, refused
+from support.sagemaker import BUCKET, IMAGE, SIGNED, Aws, SageMaker, client, echo, eventually, refused
 
 from local_cloud.sagemaker.metrics import Metrics
 from local_cloud.sagemaker.scaling.scaler import adjusted
@@ -173,7 +173,7 @@ def test_only_asynchronous_endpoints_take_asynchronous_calls(sagemaker: SageMake
         submit(sagemaker, "nowhere", {})
     with refused("ValidationError", "InputLocation or a Body"):
         sagemaker.runtime.invoke_endpoint_async(EndpointName=endpoint)
-    headers = {"authorization": "any", "X-Amzn-SageMaker-InputLocation": "s3://b/k"}
+    headers = {**SIGNED, "X-Amzn-SageMaker-InputLocation": "s3://b/k"}
     headers["X-Amzn-SageMaker-RequestTTLSeconds"] = "59"  # boto3 would not send it
     address = f"{sagemaker.url}/endpoints/{endpoint}/async-invocations"
     answer = httpx.post(address, headers=headers, trust_env=False)

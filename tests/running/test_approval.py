@@ -55,10 +55,16 @@ publish(return_state=True)
 """
 
 
+def password() -> tuple[str, str]:
+    """Return the user and the password of the server's API."""
+    user, _, word = os.environ["PREFECT_API_AUTH_STRING"].partition(":")
+    return user, word
+
+
 def post(url: str, body: dict[str, Any]) -> httpx.Response:
     """Post as Prefect's own client does: a server whose database is busy for the moment is asked again."""
     for _ in range(20):
-        answer = httpx.post(url, json=body, timeout=60)
+        answer = httpx.post(url, json=body, auth=password(), timeout=60)
         if answer.status_code != 503:
             break
         time.sleep(0.5)
@@ -83,7 +89,7 @@ def wait_for(api: str, name: str, *states: str, seconds: float = 120) -> dict[st
 def form_of(url: str, seconds: float = 60) -> str:
     """Return the form's text; Prefect writes it a moment after the run is paused."""
     until = time.monotonic() + seconds
-    while (found := httpx.get(url, timeout=60)).status_code == 404 and time.monotonic() < until:
+    while (found := httpx.get(url, auth=password(), timeout=60)).status_code == 404 and time.monotonic() < until:
         time.sleep(0.2)
     return found.text
 
@@ -133,7 +139,7 @@ def test_a_yes_a_no_and_no_answer(cloud_with_prefect: Target, tmp_path: Path) ->
     assert "nobody answered" in ended["approve-nobody"]["state"]["message"]
     # The server fails runs whose pause ran out; this one must have been out of it before.
     query = {"flow_run_id": ended["approve-nobody"]["id"]}
-    states = httpx.get(f"{api}/flow_run_states/", params=query, timeout=60).json()
+    states = httpx.get(f"{api}/flow_run_states/", params=query, auth=password(), timeout=60).json()
     assert {state["type"] for state in states} == {"PENDING", "RUNNING", "PAUSED", "COMPLETED"}
     kept = tmp_path / "runs" / ended["approve-yes"]["id"] / "approval.json"
     assert Approval.model_validate_json(kept.read_text()) == Approval(approved=True, note="I say yes")

@@ -213,9 +213,7 @@ class TestSharedPlace:
             draft.commit()
 
     def test_s3_holds_artifacts_too(self, cloud, tmp_path):
-        import boto3
-
-        boto3.client("s3", endpoint_url=cloud.endpoints["s3"], region_name="us-east-1").create_bucket(Bucket="shared-1")
+        aws_client(cloud, "s3").create_bucket(Bucket="shared-1")
         runs = [
             Run(run_id="1", state_dir=tmp_path / name, target=cloud, artifact_store="s3://shared-1/artifacts")
             for name in ("a", "b")

@@ -26,7 +26,9 @@ _FLAGS = (
     "--no-first-run",
     "--hide-scrollbars",
     # Nothing but this machine can be reached.
-    "--host-resolver-rules=MAP *.localhost 127.0.0.1 , MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    # An attacker's name that points at this machine is among them.
+    "--host-resolver-rules=MAP *.localhost 127.0.0.1 , MAP rebound.example 127.0.0.1 , MAP * ~NOTFOUND , "
+    "EXCLUDE 127.0.0.1",
     "--remote-debugging-port=0",
 )
 _KEYS = {"Enter": ("\r", 13), "Tab": ("", 9), " ": (" ", 32), "Escape": ("", 27)}

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from askline.clients import aws_client
+from askline.clients import LocalKeys, aws_client
 from askline.config import PackageConfig
 from askline.records import PackageRef, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
@@ -11,6 +11,12 @@ from tasks.package import archive
 from tasks.package.package import ARCHIVE
 from tasks.package.upload import upload_package
 from tasks.workplace import Workplace
+
+
+def prefect_auth(target: Target) -> tuple[str, str]:
+    """Return the user and the password of the API of a cloud's Prefect server."""
+    user, _, password = (LocalKeys.of(target).prefect_auth or "").partition(":")
+    return user, password
 
 
 def upload(tiny: Tiny, package: PackageRef, target: Target, mlkey: str) -> UploadRef:

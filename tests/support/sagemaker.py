@@ -29,6 +29,10 @@ TRUST = {
 }
 
 
+#: What a request looks like that is signed with the key of a SageMaker that runs by itself.
+SIGNED = {"authorization": "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/sagemaker/aws4_request"}
+
+
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

@@ -1,8 +1,9 @@
 """One verdict of two opinions: which known answer, how likely it is right, and whether to say it at all.
 
 The model's posterior over the known answers and the encoder's opinion are pooled log-linearly, which is the same as
-multiplying them with exponents (Genest and Zidek 1986 review such pools). How likely the best answer is right is then a
-logistic function of what the two said. All numbers come from the package's manifest, where the evaluation put them; the
+multiplying them with exponents (Genest and Zidek 1986 review such pools). Whether any known answer is meant, and
+whether it is the best one if so, are two questions: each is a logistic function of what the two opinions said, and the
+confidence is their product. All numbers come from the package's manifest, where the evaluation put them; the
 evaluation, the package's proof and the container judge by this one module.
 
 Needs numpy alone.
@@ -81,10 +82,15 @@ class Verdict(NamedTuple):
     """Known question that the question was taken for; None where no known one belongs to the best answer."""
     features: Mapping[str, float]
     """What the confidence was computed from."""
+    scope: float
+    """Probability that any known answer is meant, 0 to 1."""
 
 
-#: What the confidence may depend on, each in the order of a few units.
-FEATURES = ("lead", "over_none", "cosine", "posterior", "opinion", "mass", "agree", "declines")
+#: What the confidence may depend on, each in the order of a few units: whether a known answer is meant at all …
+SCOPE = ("some", "declines", "mass", "cosine", "opinion")
+#: … and whether it is the best one, if so.
+RIGHT = ("lead", "posterior", "opinion", "agree")
+FEATURES = tuple(dict.fromkeys(SCOPE + RIGHT))
 
 
 def judge(posterior: PosteriorLike | None, opinion: OpinionLike | None, parameters: Mapping[str, Any]) -> Verdict:
@@ -95,8 +101,9 @@ def judge(posterior: PosteriorLike | None, opinion: OpinionLike | None, paramete
     posterior, opinion
         None where the package has only the other.
     parameters
-        ``weights`` of the pool (``posterior``, ``opinion``, ``cosine``), ``confidence`` (``intercept`` and
-        ``coefficients`` by the names of :data:`FEATURES`) and ``threshold``, below which nothing is said; None: never.
+        ``weights`` of the pool (``posterior``, ``opinion``, ``cosine``); ``scope`` and ``right``, each with
+        ``intercept`` and ``coefficients`` by the names of :data:`FEATURES`; ``min_scope`` and ``threshold``: nothing is
+        said where a known answer is meant with less than the one, or the confidence is below the other; None: never.
 
     Raises
     ------
@@ -106,16 +113,16 @@ def judge(posterior: PosteriorLike | None, opinion: OpinionLike | None, paramete
     try:
         scores = pooled(posterior, opinion, parameters["weights"])
         found = features(posterior, opinion, scores)
-        settings, threshold = parameters["confidence"], parameters.get("threshold")
-        raw = settings["intercept"] + sum(value * found[name] for name, value in settings["coefficients"].items())
+        scope, right = _probability(parameters["scope"], found), _probability(parameters["right"], found)
     except KeyError as error:
         raise ValueError(f"the judgement's parameters lack {error}; package the model again") from error
-    confidence = round((1 + math.tanh(raw / 2)) / 2, DECIMALS)
+    confidence, scope = round(scope * right, DECIMALS), round(scope, DECIMALS)
     # Equal scores go by the answers' order, so that every machine says the same.
     order = np.argsort(-scores, kind="stable")[: ALTERNATIVES + 1]
     best = int(order[0])
     others = _others(scores, order, confidence)
-    says = threshold is None or confidence >= threshold
+    floors = ((scope, parameters.get("min_scope")), (confidence, parameters.get("threshold")))
+    says = all(floor is None or value >= floor for value, floor in floors)
     matched = int(opinion.matched[best]) if opinion is not None else -1
     return Verdict(
         answer=best if says else None,
@@ -124,7 +131,15 @@ def judge(posterior: PosteriorLike | None, opinion: OpinionLike | None, paramete
         alternatives=(others if says else ((best, confidence), *others))[:ALTERNATIVES],
         matched_question=matched if matched >= 0 else None,
         features=found,
+        scope=scope,
     )
+
+
+def _probability(settings: Mapping[str, Any], found: Mapping[str, float]) -> float:
+    """Return a logistic function of the features."""
+    raw = settings["intercept"] + sum(value * found[name] for name, value in settings["coefficients"].items())
+    # The sigmoid as a hyperbolic tangent, which nothing makes overflow.
+    return (1 + math.tanh(raw / 2)) / 2
 
 
 def pooled(posterior: PosteriorLike | None, opinion: OpinionLike | None, weights: Mapping[str, float]) -> Any:
@@ -161,7 +176,8 @@ def features(posterior: PosteriorLike | None, opinion: OpinionLike | None, score
     if opinion is not None:
         logs = np.maximum(opinion.log_probabilities, FLOOR)
         found["opinion"] = float(logs[best])
-        found["over_none"] = _within(float(logs[best]) - max(opinion.none_log_probability, FLOOR))
+        none = min(max(opinion.none_log_probability, FLOOR), -1e-9)
+        found["some"] = _within(math.log(-math.expm1(none)) - none)
         found["cosine"] = float(opinion.cosines[best])
         found["agree"] = float(int(np.argmax(logs)) == best)
     if posterior is not None:

@@ -32,3 +32,4 @@ from askline.records.run import Run as Run
 from askline.records.run import RunReport as RunReport
 from askline.records.scores import Scores as Scores
 from askline.records.scores import SplitScores as SplitScores
+from askline.records.second_opinion import SecondOpinionRef as SecondOpinionRef

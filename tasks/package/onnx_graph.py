@@ -6,6 +6,7 @@ is left to optimise while loading, nothing depends on an exporter's version, and
 mapped into memory, with one embedding.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,8 +99,6 @@ def write_graphs(checkpoint: Path, folder: Path, *, int8: bool, max_source_token
     PackageError
         If the checkpoint is not a T5 of a kind known here, lacks a weight, or has one that is not finite.
     """
-    import json
-
     from safetensors import safe_open
 
     shape = Shape.of(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
@@ -115,7 +114,36 @@ def write_graphs(checkpoint: Path, folder: Path, *, int8: bool, max_source_token
         weights.close()
 
 
-def _encoder(state: State, shape: Shape, graph: Graph, max_tokens: int) -> Graph:
+def write_pooled(checkpoint: Path, graph_file: Path, weights_file: Path, *, max_tokens: int) -> None:
+    """Write a T5's encoder alone, pooled by the mean of its tokens: one text at a time, weights in bytes.
+
+    The graph takes ``input_ids`` (int64, 1 × tokens) and gives ``sentence`` (float32, 1 × width), of length 1.
+
+    Raises
+    ------
+    PackageError
+        As :func:`write_graphs`.
+    """
+    from onnx import TensorProto as Type
+    from safetensors import safe_open
+
+    shape = Shape.of(json.loads((checkpoint / "config.json").read_text(encoding="utf-8")))
+    weights = Weights(weights_file)
+    try:
+        with safe_open(checkpoint / "model.safetensors", framework="numpy") as tensors:
+            graph = Graph(weights, True)
+            mean = graph.add(
+                "ReduceMean", [_encoded(State(tensors), shape, graph, max_tokens, "")], axes=[1], keepdims=0
+            )
+            graph.add("LpNormalization", [mean], axis=1, p=2, outputs=["sentence"])
+            inputs = [declared("input_ids", Type.INT64, [1, "tokens"])]
+            write_graph(graph_file, graph, inputs, [declared("sentence", Type.FLOAT, [1, shape.width])])
+    finally:
+        weights.close()
+
+
+def _encoded(state: State, shape: Shape, graph: Graph, max_tokens: int, mask: str) -> str:
+    """Return the encoder's output; ``mask`` is the input that says which tokens count, "" where all do."""
     distances = np.arange(-max_tokens + 1, max_tokens)
     table = state["encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight"]
     by_distance = table[relative_buckets(distances, shape, both_ways=True)]
@@ -137,14 +165,18 @@ def _encoder(state: State, shape: Shape, graph: Graph, max_tokens: int) -> Graph
         query, key, value = _split(
             graph, graph.linear(normed, f"{name}.qkv", *(state[f"{attention}.{part}.weight"] for part in "qkv")), 3
         )
-        found = _attend(graph, shape, [query, key, value, "", "attention_mask", bias])
+        found = _attend(graph, shape, [query, key, value, "", mask, bias])
         added = graph.linear(found, f"{name}.o", state[f"{attention}.o.weight"])
         normed, hidden = _norm(graph, added, hidden, state[f"{block}.1.layer_norm.weight"], f"{name}.norm", shape)
         added = _feed_forward(graph, normed, state, f"{block}.1.DenseReluDense", name, shape)
         last = layer + 1 == shape.layers
         following = "encoder.final_layer_norm" if last else f"encoder.block.{layer + 1}.layer.0.layer_norm"
         normed, hidden = _norm(graph, added, hidden, state[f"{following}.weight"], f"{name}.next", shape)
+    return normed
 
+
+def _encoder(state: State, shape: Shape, graph: Graph, max_tokens: int) -> Graph:
+    normed = _encoded(state, shape, graph, max_tokens, "attention_mask")
     # Keys and values of all the decoder's layers are one product: the encoder's output is quantised once.
     parts = [
         state[f"decoder.block.{layer}.layer.1.EncDecAttention.{part}.weight"]

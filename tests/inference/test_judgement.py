@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inference.judgement import DECLINES, FEATURES, FLOOR, judge, logs_of, pooled
+from inference.judgement import DECLINES, FEATURES, FLOOR, RIGHT, judge, logs_of, pooled
 
 
 class Posterior(NamedTuple):
@@ -37,11 +37,15 @@ def opinion(*shares: float, none: float = 0.05, cosines: tuple[float, ...] | Non
     return Opinion(np.log(shares), math.log(none), near, np.arange(len(shares)) * 10)
 
 
-def parameters(threshold: float | None = 0.5, **coefficients: float) -> dict[str, Any]:
+def parameters(threshold: float | None = 0.5, min_scope: float | None = None, **coefficients: float) -> dict[str, Any]:
+    of_right = {name: value for name, value in coefficients.items() if name in RIGHT}
+    of_scope = {name: value for name, value in coefficients.items() if name not in RIGHT}
     return {
         "weights": {"posterior": 1.0, "opinion": 1.0, "cosine": 0.0},
-        "confidence": {"intercept": 0.0, "coefficients": coefficients},
+        "scope": {"intercept": 5.0, "coefficients": of_scope},
+        "right": {"intercept": 0.1, "coefficients": of_right},
         "threshold": threshold,
+        "min_scope": min_scope,
     }
 
 
@@ -77,7 +81,7 @@ def test_without_any_opinion_there_is_nothing_to_judge() -> None:
 
 
 def test_what_the_manifest_lacks_is_named() -> None:
-    with pytest.raises(ValueError, match="'confidence'"):
+    with pytest.raises(ValueError, match="'scope'"):
         judge(posterior(1.0), None, {"weights": parameters()["weights"]})
 
 
@@ -110,7 +114,7 @@ def test_alternatives_are_never_surer_than_the_answer_and_all_is_a_probability(
 ) -> None:
     total = sum(shares)
     settings = parameters(threshold, **dict.fromkeys(FEATURES, 0.1))
-    settings["confidence"]["intercept"] = intercept
+    settings["scope"]["intercept"] = intercept
     even = opinion(*[share / total for share in shares])
     verdict = judge(posterior(*[share / total for share in shares]), even, settings)
     confidences = [confidence for _, confidence in verdict.alternatives]
@@ -118,3 +122,10 @@ def test_alternatives_are_never_surer_than_the_answer_and_all_is_a_probability(
     assert verdict.confidence + sum(c for place, c in verdict.alternatives if place != verdict.best) <= 1 + 1e-3
     assert (verdict.answer is None) == (verdict.confidence < threshold)
     assert len(confidences) <= 3
+
+
+def test_a_question_about_something_else_is_declined_however_clear_the_best_answer_is() -> None:
+    far = opinion(0.02, 0.001, none=0.97)
+    verdict = judge(posterior(0.99, 0.01), far, parameters(threshold=None, min_scope=0.9, some=1.0))
+    assert verdict.answer is None
+    assert verdict.scope < 0.9

@@ -1,0 +1,23 @@
+"""The encoder that judges beside the model."""
+
+from pydantic import Field
+
+from askline.records.record import Record
+
+
+class SecondOpinionRef(Record):
+    """The ``second-opinion`` artifact: ``second_opinion.onnx``, ``.bin``, ``_tokenizer.json`` and ``.npz``."""
+
+    sha256: str
+    """Address of the artifact."""
+    source: str
+    """"own", the model's own encoder, or the encoder's Hub id or folder name."""
+    revision: str | None
+    """Commit on the Hub, where it is from there."""
+    size: int
+    """Bytes that it adds to the unpacked package."""
+    model_sha256: str
+    held_out_right: dict[str, float] = Field(default_factory=dict)
+    """Share of the in-scope held-out questions that each encoder that was tried answers rightly by itself."""
+    notes: tuple[str, ...] = ()
+    """What a person should know of how it was chosen."""

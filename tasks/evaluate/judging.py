@@ -1,0 +1,255 @@
+"""Fitting the judgement: the pool's weights, the confidence, and the threshold below which nothing is said.
+
+All three are fitted on held-out questions, which neither the model nor the linear layer has seen, towards defaults that
+hold over many data sets (``docs/second-opinion.md``): a few questions move them a little, hundreds as far as they say.
+What is reported is cross-fitted: every question is judged by a fit on other facts.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from inference.judgement import Verdict, features, judge, pooled
+
+#: What the pool weighs where nothing says otherwise, by what there is to pool.
+WEIGHTS: Mapping[str, Mapping[str, float]] = {
+    "both": {"posterior": 0.6, "opinion": 2.0, "cosine": 4.0},
+    "posterior": {"posterior": 1.0, "opinion": 0.0, "cosine": 0.0},
+    "opinion": {"posterior": 0.0, "opinion": 2.5, "cosine": 1.0},
+}
+#: The two parts of the confidence where nothing says otherwise: the intercept, and what a unit of each feature is worth
+#: in log-odds.
+SCOPED: Mapping[str, tuple[float, Mapping[str, float]]] = {
+    "both": (0.0, {"some": 1.0, "declines": 0.0, "mass": 0.2, "cosine": 0.0, "opinion": 0.0}),
+    "posterior": (0.0, {"declines": -0.4, "mass": 0.5}),
+    "opinion": (0.0, {"some": 1.0, "cosine": 0.0, "opinion": 0.0}),
+}
+RIGHTED: Mapping[str, tuple[float, Mapping[str, float]]] = {
+    "both": (0.0, {"lead": 0.5, "posterior": 0.1, "opinion": 0.1, "agree": 0.5}),
+    "posterior": (0.0, {"lead": 0.5, "posterior": 0.2}),
+    "opinion": (0.0, {"lead": 0.5, "opinion": 0.2}),
+}
+#: Spread of each feature, about its standard deviation over data sets: how the pull to the defaults is measured.
+SPREAD = {
+    "lead": 2.5,
+    "some": 3.0,
+    "cosine": 0.15,
+    "posterior": 2.0,
+    "opinion": 2.0,
+    "mass": 1.5,
+    "agree": 0.6,
+    "declines": 4.0,
+}
+#: The pull to the defaults, in the unit of one question's log-likelihood at one spread from them.
+PULL = 4.0
+#: A question that was made by rule is nearer to the one it was made from than a person's: it counts for so much.
+MADE_WEIGHT = 0.25
+#: Questions of the pool count so much together as they would if they were this share of the questions in scope.
+EVERYDAY_SHARE = 0.3
+FOLDS = 5
+#: The floors where nothing can be measured: what is said is then rather right than wrong.
+MIN_SCOPE, THRESHOLD = 0.5, 0.4
+DECIMALS = 4
+
+Kind = Literal["wording", "made", "out_of_scope", "everyday", "near_miss"]
+
+
+class Asked(NamedTuple):
+    """A held-out question and what both opinions said to it."""
+
+    question: str
+    right: int | None
+    """Index of the right known answer; None: none of them is."""
+    kind: Kind
+    posterior: Any = None
+    """See ``inference/trie.py``; None without the model's."""
+    opinion: Any = None
+    """See ``inference/second_opinion.py``; None without an encoder's."""
+    fact: str = ""
+    """Questions of one fact are never on two sides of a fit."""
+
+
+class Choice(NamedTuple):
+    """Two floors, and what they do to the held-out questions by cross-fitted confidences; shares from 0 to 1."""
+
+    min_scope: float
+    """Least probability that any known answer is meant."""
+    threshold: float
+    """Least confidence."""
+    right: float
+    """In scope and answered rightly."""
+    wrong: float
+    """In scope and answered wrongly."""
+    false_abstention: float
+    """In scope and declined."""
+    declined: float | None
+    """Out of scope and declined; None where no question is."""
+
+
+def what_there_is(asked: Sequence[Asked]) -> str:
+    """Say which opinions these questions have: "both", "posterior" or "opinion"."""
+    first = asked[0]
+    if first.posterior is not None and first.opinion is not None:
+        return "both"
+    return "posterior" if first.posterior is not None else "opinion"
+
+
+def default_parameters(there: str) -> dict[str, Any]:
+    """Return the judgement that holds without any held-out question."""
+    parts = {"scope": SCOPED[there], "right": RIGHTED[there]}
+    settings = {
+        name: {"intercept": intercept, "coefficients": dict(coefficients)}
+        for name, (intercept, coefficients) in parts.items()
+    }
+    return {"weights": dict(WEIGHTS[there]), **settings, "min_scope": MIN_SCOPE, "threshold": THRESHOLD}
+
+
+def fit_judgement(asked: Sequence[Asked], *, max_false_abstention: float) -> dict[str, Any]:
+    """Fit weights, confidence and threshold; the threshold goes by cross-fitted confidences.
+
+    The same questions give the same numbers on every machine, up to their last digit.
+    """
+    parameters = _fitted(asked)
+    chosen = choose_floors(asked, cross_fitted(asked), max_false_abstention=max_false_abstention)
+    return parameters | {"min_scope": chosen.min_scope, "threshold": chosen.threshold}
+
+
+def cross_fitted(asked: Sequence[Asked]) -> list[Verdict]:
+    """Judge every question by a fit on the questions of other facts; nothing is declined."""
+    folds = np.array([_fold(each.fact or each.question) for each in asked])
+    verdicts: list[Verdict | None] = [None] * len(asked)
+    for fold in range(FOLDS):
+        parameters = _fitted([each for each, own in zip(asked, folds, strict=True) if own != fold] or list(asked))
+        parameters |= {"threshold": None, "min_scope": None}
+        for place in map(int, np.flatnonzero(folds == fold)):
+            verdicts[place] = judge(asked[place].posterior, asked[place].opinion, parameters)
+    return [verdict for verdict in verdicts if verdict is not None]
+
+
+def choose_floors(asked: Sequence[Asked], verdicts: Sequence[Verdict], *, max_false_abstention: float) -> Choice:
+    """Choose the floors that serve best among those that decline no more than a share of what is in scope.
+
+    Best: the most right answers in scope, less the wrong ones, and the most questions out of scope that are declined;
+    both kinds count the same, however many there are of each. Of floors that do the same the lower ones are taken.
+    """
+    floors = [percent / 100 for percent in range(0, 100, 2)]
+    found = [outcome(asked, verdicts, threshold, scope) for scope in floors for threshold in floors]
+    allowed = [each for each in found if each.false_abstention <= max_false_abstention] or found[:1]
+
+    def worth(each: Choice) -> tuple[float, float, float]:
+        good = each.right - each.wrong + 2 * (each.declined or 0.0)
+        return round(good, 6), -each.threshold, -each.min_scope
+
+    return max(allowed, key=worth)
+
+
+def outcome(asked: Sequence[Asked], verdicts: Sequence[Verdict], threshold: float, min_scope: float = 0.0) -> Choice:
+    """Return what two floors do to these questions."""
+    says = np.array([verdict.confidence >= threshold and verdict.scope >= min_scope for verdict in verdicts])
+    inside = np.array([each.right is not None for each in asked])
+    hits = np.array([verdict.best == each.right for each, verdict in zip(asked, verdicts, strict=True)])
+    weight = _weights(asked)
+
+    def share(which: Any, of: Any) -> float:
+        total = float(weight[of].sum())
+        return float(weight[which & of].sum()) / total if total else 0.0
+
+    return Choice(
+        min_scope,
+        threshold,
+        right=share(says & hits, inside),
+        wrong=share(says & ~hits, inside),
+        false_abstention=share(~says, inside),
+        declined=share(~says, ~inside) if (~inside).any() else None,
+    )
+
+
+def _fitted(asked: Sequence[Asked]) -> dict[str, Any]:
+    """Return weights and confidence; without a question in scope, the defaults."""
+    there = what_there_is(asked)
+    parameters = default_parameters(there)
+    inside = [each for each in asked if each.right is not None]
+    if not inside:
+        return parameters
+    parameters["weights"] = _fit_weights(inside, there)
+    found, hits = _described(asked, parameters["weights"])
+    is_inside = np.array([each.right is not None for each in asked])
+    if not is_inside.all():  # without a question out of scope nothing says what one looks like
+        parameters["scope"] = _fit_logistic(found, is_inside, _weights(asked), SCOPED[there])
+    here = np.flatnonzero(is_inside)
+    parameters["right"] = _fit_logistic([found[n] for n in here], hits[here], _weights(inside), RIGHTED[there])
+    return parameters
+
+
+def _fit_weights(inside: Sequence[Asked], there: str) -> dict[str, float]:
+    """Fit the pool's weights: the likelihood of the right answers, pulled to the defaults."""
+    from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+    names = [name for name, value in WEIGHTS[there].items() if value > 0]
+    start = np.array([WEIGHTS[there][name] for name in names])
+    # What each opinion says by itself, with a weight of 1: questions by answers.
+    alone = [{other: float(other == name) for other in WEIGHTS[there]} for name in names]
+    parts = [np.stack([pooled(each.posterior, each.opinion, unit) for unit in alone]) for each in inside]
+    weight = _weights(inside)
+
+    def loss(logs: Any) -> tuple[float, Any]:
+        values, total, slope = start * np.exp(logs), 0.0, np.zeros(len(names))
+        for part, each, own in zip(parts, inside, weight, strict=True):
+            scores = values @ part
+            shifted = np.exp(scores - scores.max())
+            shares = shifted / shifted.sum()
+            total -= own * float(np.log(max(shares[each.right], 1e-12)))
+            slope -= own * (part[:, each.right] - part @ shares)
+        return total + PULL * float(logs @ logs), slope * values + 2 * PULL * logs
+
+    best = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=[(-2.0, 2.0)] * len(names)).x
+    fitted = dict(zip(names, (round(float(value), DECIMALS) for value in start * np.exp(best)), strict=True))
+    return {name: fitted.get(name, 0.0) for name in WEIGHTS[there]}
+
+
+def _described(asked: Sequence[Asked], weights: Mapping[str, float]) -> tuple[list[dict[str, float]], Any]:
+    """Return every question's features, and whether its best answer is right (asked,)."""
+    scores = [pooled(each.posterior, each.opinion, weights) for each in asked]
+    found = [features(each.posterior, each.opinion, own) for each, own in zip(asked, scores, strict=True)]
+    return found, np.array([int(np.argmax(own)) == each.right for each, own in zip(asked, scores, strict=True)])
+
+
+def _fit_logistic(
+    found: Sequence[Mapping[str, float]], truth: Any, weight: Any, default: tuple[float, Mapping[str, float]]
+) -> dict[str, Any]:
+    """Fit a logistic function of the default's features, pulled to the default."""
+    from scipy.optimize import minimize
+
+    intercept, coefficients = default
+    inputs = np.array([[1.0, *(each[name] / SPREAD[name] for name in coefficients)] for each in found])
+    start = np.array([intercept, *(value * SPREAD[name] for name, value in coefficients.items())])
+
+    def loss(values: Any) -> tuple[float, Any]:
+        raw = inputs @ values
+        away = values - start
+        total = float((weight * (np.logaddexp(0.0, raw) - truth * raw)).sum())
+        slope = inputs.T @ (weight * ((1 + np.tanh(raw / 2)) / 2 - truth))
+        return total + PULL * float(away @ away) / 2, slope + PULL * away
+
+    best = minimize(loss, start, jac=True, method="L-BFGS-B").x
+    scaled = [float(value) / SPREAD[name] for value, name in zip(best[1:], coefficients, strict=True)]
+    return {
+        "intercept": round(float(best[0]), DECIMALS),
+        "coefficients": {name: round(value, DECIMALS) for name, value in zip(coefficients, scaled, strict=True)},
+    }
+
+
+def _weights(asked: Sequence[Asked]) -> Any:
+    """Return how much each question counts (asked,)."""
+    weight = np.array([MADE_WEIGHT if each.kind == "made" else 1.0 for each in asked])
+    pool = np.array([each.kind in ("everyday", "near_miss") for each in asked])
+    inside = np.array([each.right is not None for each in asked])
+    if pool.any() and inside.any():
+        weight[pool] = min(1.0, EVERYDAY_SHARE * float(weight[inside].sum()) / int(pool.sum()))
+    return weight
+
+
+def _fold(fact: str) -> int:
+    return hashlib.sha256(fact.encode()).digest()[0] % FOLDS

@@ -49,6 +49,10 @@ MADE_WEIGHT = 0.25
 #: Questions of the pool count so much together as they would if they were this share of the questions in scope.
 EVERYDAY_SHARE = 0.3
 FOLDS = 5
+#: The floors that are tried.
+FLOORS = np.arange(0, 100, 2) / 100
+#: Answers of a question that its weights are fitted on: the likeliest ones, and the right one.
+CANDIDATES = 32
 #: The floors where nothing can be measured: what is said is then rather right than wrong.
 MIN_SCOPE, THRESHOLD = 0.5, 0.4
 DECIMALS = 4
@@ -134,8 +138,11 @@ def choose_floors(asked: Sequence[Asked], verdicts: Sequence[Verdict], *, max_fa
     Best: the most right answers in scope, less the wrong ones, and the most questions out of scope that are declined;
     both kinds count the same, however many there are of each. Of floors that do the same the lower ones are taken.
     """
-    floors = [percent / 100 for percent in range(0, 100, 2)]
-    found = [outcome(asked, verdicts, threshold, scope) for scope in floors for threshold in floors]
+    found = [
+        Choice(float(scope), float(threshold), *shares)
+        for scope in FLOORS
+        for threshold, shares in zip(FLOORS, _shares(asked, verdicts, FLOORS, float(scope)), strict=True)
+    ]
     allowed = [each for each in found if each.false_abstention <= max_false_abstention] or found[:1]
 
     def worth(each: Choice) -> tuple[float, float, float]:
@@ -147,23 +154,32 @@ def choose_floors(asked: Sequence[Asked], verdicts: Sequence[Verdict], *, max_fa
 
 def outcome(asked: Sequence[Asked], verdicts: Sequence[Verdict], threshold: float, min_scope: float = 0.0) -> Choice:
     """Return what two floors do to these questions."""
-    says = np.array([verdict.confidence >= threshold and verdict.scope >= min_scope for verdict in verdicts])
+    return Choice(min_scope, threshold, *_shares(asked, verdicts, np.array([threshold]), min_scope)[0])
+
+
+def _shares(
+    asked: Sequence[Asked], verdicts: Sequence[Verdict], thresholds: Any, min_scope: float
+) -> list[tuple[float, float, float, float | None]]:
+    """Return what a :class:`Choice` tells of each threshold."""
+    confidence = np.array([verdict.confidence for verdict in verdicts])
+    in_reach = np.array([verdict.scope >= min_scope for verdict in verdicts])
+    says = in_reach & (confidence >= np.asarray(thresholds)[:, None])  # (thresholds, asked)
     inside = np.array([each.right is not None for each in asked])
     hits = np.array([verdict.best == each.right for each, verdict in zip(asked, verdicts, strict=True)])
     weight = _weights(asked)
-
-    def share(which: Any, of: Any) -> float:
-        total = float(weight[of].sum())
-        return float(weight[which & of].sum()) / total if total else 0.0
-
-    return Choice(
-        min_scope,
-        threshold,
-        right=share(says & hits, inside),
-        wrong=share(says & ~hits, inside),
-        false_abstention=share(~says, inside),
-        declined=share(~says, ~inside) if (~inside).any() else None,
-    )
+    within, without = weight * inside, weight * ~inside
+    total = max(float(within.sum()), 1e-12)
+    right, wrong, kept = says @ (within * hits) / total, says @ (within * ~hits) / total, says @ within / total
+    declined = 1 - says @ without / float(without.sum()) if without.any() else None
+    return [
+        (
+            float(right[n]),
+            float(wrong[n]),
+            round(1 - float(kept[n]), 12) if within.any() else 0.0,
+            None if declined is None else float(declined[n]),
+        )
+        for n in range(len(says))
+    ]
 
 
 def _fitted(asked: Sequence[Asked]) -> dict[str, Any]:
@@ -189,24 +205,40 @@ def _fit_weights(inside: Sequence[Asked], there: str) -> dict[str, float]:
 
     names = [name for name, value in WEIGHTS[there].items() if value > 0]
     start = np.array([WEIGHTS[there][name] for name in names])
-    # What each opinion says by itself, with a weight of 1: questions by answers.
-    alone = [{other: float(other == name) for other in WEIGHTS[there]} for name in names]
-    parts = [np.stack([pooled(each.posterior, each.opinion, unit) for unit in alone]) for each in inside]
-    weight = _weights(inside)
+    parts, rights = _candidates(inside, names, WEIGHTS[there])
+    weight, number = _weights(inside), np.arange(len(inside))
 
     def loss(logs: Any) -> tuple[float, Any]:
-        values, total, slope = start * np.exp(logs), 0.0, np.zeros(len(names))
-        for part, each, own in zip(parts, inside, weight, strict=True):
-            scores = values @ part
-            shifted = np.exp(scores - scores.max())
-            shares = shifted / shifted.sum()
-            total -= own * float(np.log(max(shares[each.right], 1e-12)))
-            slope -= own * (part[:, each.right] - part @ shares)
+        values = start * np.exp(logs)
+        scores = values @ parts  # (questions, candidates)
+        shifted = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares = shifted / shifted.sum(axis=1, keepdims=True)
+        total = -float(weight @ np.log(np.maximum(shares[number, rights], 1e-12)))
+        expected = np.einsum("qpc,qc->qp", parts, shares)
+        slope = -weight @ (parts[number, :, rights] - expected)
         return total + PULL * float(logs @ logs), slope * values + 2 * PULL * logs
 
     best = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=[(-2.0, 2.0)] * len(names)).x
     fitted = dict(zip(names, (round(float(value), DECIMALS) for value in start * np.exp(best)), strict=True))
     return {name: fitted.get(name, 0.0) for name in WEIGHTS[there]}
+
+
+def _candidates(inside: Sequence[Asked], names: Sequence[str], weights: Mapping[str, float]) -> tuple[Any, Any]:
+    """Return what each opinion says by itself to the likeliest answers, and where the right one stands among them.
+
+    Returns
+    -------
+    (questions, names, candidates) and (questions,)
+    """
+    alone = [{other: float(other == name) for other in weights} for name in names]
+    parts, rights = [], []
+    for each in inside:
+        scores = pooled(each.posterior, each.opinion, weights)
+        scores[each.right] = np.inf
+        chosen = np.argsort(-scores, kind="stable")[:CANDIDATES]
+        parts.append(np.stack([pooled(each.posterior, each.opinion, unit)[chosen] for unit in alone]))
+        rights.append(0)
+    return np.stack(parts), np.array(rights)
 
 
 def _described(asked: Sequence[Asked], weights: Mapping[str, float]) -> tuple[list[dict[str, float]], Any]:

@@ -107,7 +107,7 @@ def _one(order: dict[str, Any]) -> int:
     from prefect import flow
 
     from benchmarks.redeploy_act import act_in_process
-    from tasks.running.remembering import one_at_a_time
+    from tasks.running.lock import one_at_a_time
 
     hold = order.pop("hold")
 

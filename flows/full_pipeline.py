@@ -28,8 +28,9 @@ from askline.config import PipelineConfig, Step
 from tasks import steps
 from tasks.report.report import Findings, report_failure, write_report
 from tasks.running import workers
-from tasks.running.remembering import run_step
-from tasks.running.run import ask_a_person, container_python, open_run, run_name
+from tasks.running.approval import ask_a_person
+from tasks.running.run import container_python, open_run, run_name
+from tasks.running.run_step import run_step
 
 
 @flow(

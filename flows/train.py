@@ -9,8 +9,8 @@ from prefect import flow
 from askline.config import PipelineConfig, Step
 from askline.records import ModelRef
 from tasks import steps
-from tasks.running.remembering import run_step
 from tasks.running.run import open_run, run_name
+from tasks.running.run_step import run_step
 
 
 @flow(name="askline-train", flow_run_name=run_name)

@@ -60,7 +60,11 @@ from tasks.report import plan as plan_report
 from tasks.report import preflight as preflight_report
 from tasks.report.report import Findings
 from tasks.running import workers
-from tasks.running.remembering import ONCE_A_RUN, RETRIES, cached_on, one_at_a_time, place_of, run_step
+from tasks.running.lock import one_at_a_time
+from tasks.running.progress import place_of
+from tasks.running.remembering import ONCE_A_RUN, cached_on
+from tasks.running.retries import RETRIES
+from tasks.running.run_step import run_step
 from tasks.smoke_invoke import smoke_invoke as smoke_core
 from tasks.t5 import base as base_core
 from tasks.workplace import Workplace, checkpoints_of

@@ -1,25 +1,13 @@
-"""What a run is around its steps: where its calls go, what it is called, and where it waits for a person."""
+"""What a run is around its steps: where its calls go, and what it is called."""
 
-import asyncio
 import os
-import time
 import uuid
-from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
-from askline.config import EvaluationConfig, PipelineConfig
-from askline.console import say, step
+from askline.config import PipelineConfig
 from askline.errors import ConfigError
-from askline.records import Approval, FanOut, Gate, Run, Scores
-from tasks.gate.gate import answered
-from tasks.report import markdown
+from askline.records import FanOut, Run
 from tasks.running.connect import connect, prepare_environment
-
-#: The run is looked at so often while it waits, in seconds; each look is a call to the server.
-POLL_SECONDS = 3
-#: The server ends a run as failed whose pause ran out, so it is told to wait longer than the run itself does.
-LONGER_SECONDS = 120
-_FILE = "approval.json"
 
 
 def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
@@ -94,84 +82,3 @@ def run_name() -> str:
     config = config if isinstance(config, PipelineConfig) else PipelineConfig.model_validate(config)
     source = config.dataset.source.rstrip("/").rpartition("/")[2]
     return f"{source} → {config.deploy.mlkey} ({config.target}) {uuid.uuid4().hex[:4]}"
-
-
-def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run) -> Gate:
-    """Wait for a person's yes or no, and return the gate with it.
-
-    The model that is deployed already needs no new yes. An answer is kept beside the run's report, so that a retry of
-    the run does not ask again. Nobody's answer within ``config.approval_hours`` is a no.
-
-    Raises
-    ------
-    RuntimeError
-        If it is not called in a flow run.
-    """
-    if gate.comparison is not None and gate.comparison.verdict == "same model":
-        return gate
-    kept = run.state_dir / "runs" / run.run_id / _FILE
-    if kept.is_file():
-        return answered(gate, Approval.model_validate_json(kept.read_text(encoding="utf-8")))
-    with step("approval") as line:
-        if run.target.prefect_ui:
-            say(f"  … waiting for a yes or no: {run.target.prefect_ui}/runs/flow-run/{run.run_id} (Resume)")
-        approval = _wait(f"{markdown.gate(gate)}\n\n{markdown.scores(scores)}", timedelta(hours=config.approval_hours))
-        line.done(
-            ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
-        )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_name(f".{_FILE}")
-    draft.write_text(approval.model_dump_json(), encoding="utf-8")
-    draft.replace(kept)
-    return answered(gate, approval)
-
-
-def _wait(shown: str, patience: timedelta) -> Approval:
-    from prefect.flow_runs import apause_flow_run
-    from prefect.input import RunInput
-    from prefect.utilities.asyncutils import run_coro_as_sync
-    from pydantic import Field
-
-    class Publish(RunInput):
-        """The form."""
-
-        approve: Literal["yes", "no"] = Field(description="Publish and deploy this model?")
-        note: str = Field("", description="Why; it is kept in the report.")
-
-    form: Any = Publish.with_initial_data(description=shown)
-    seconds = max(1, round(patience.total_seconds()))
-    key = uuid.uuid4().hex
-
-    async def ask() -> Any:
-        pause = apause_flow_run(
-            wait_for_input=form,
-            timeout=seconds + LONGER_SECONDS,
-            poll_interval=min(POLL_SECONDS, seconds),
-            key=key,
-        )
-        return await asyncio.wait_for(pause, seconds)
-
-    started = time.monotonic()
-    try:
-        given = run_coro_as_sync(ask())
-    except TimeoutError:
-        given = _go_on(form, key)
-    if given is None:
-        waited = timedelta(seconds=round(time.monotonic() - started))
-        return Approval(approved=False, note=f"nobody answered within {waited}")
-    return Approval(approved=given.approve == "yes", note=given.note.strip())
-
-
-def _go_on(form: Any, key: str) -> Any:
-    """Take the run out of its pause; return the answer that came after the last look, or None."""
-    from prefect.client.orchestration import get_client
-    from prefect.input import keyset_from_paused_state
-    from prefect.runtime import flow_run
-    from prefect.states import Paused, Running
-
-    with get_client(sync_client=True) as client:
-        state = client.read_flow_run(flow_run.id).state
-        if state is not None and state.is_running():
-            return form.load(keyset_from_paused_state(Paused(pause_key=key)))
-        client.set_flow_run_state(flow_run.id, Running(), force=True)
-    return None

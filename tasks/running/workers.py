@@ -23,7 +23,7 @@ from tasks.batch_answer.batch_answer import Ask as AskPackage
 from tasks.batch_answer.batch_answer import Job
 from tasks.evaluate.evaluate import Ask, Which, load_tokenizer
 from tasks.running.on_a_worker import BatchPart, EvaluationPart, versions
-from tasks.running.remembering import RETRIES
+from tasks.running.retries import RETRIES
 from tasks.t5.decoding import Answered, cut_for_workers
 from tasks.workplace import store_of
 

@@ -13,7 +13,7 @@ from conftest import REPOSITORY
 
 from askline.config import EvaluationConfig
 from askline.records import Approval, ChampionRef, Comparison, Gate, Run, Scores, SplitScores, Target
-from tasks.running.run import ask_a_person
+from tasks.running.approval import ask_a_person
 
 SOME = SplitScores(questions=60, exact_match=0.5, token_f1=0.625, rouge_l=0.6)
 SCORES = Scores(
@@ -37,8 +37,8 @@ from prefect.states import Completed
 
 from askline.config import EvaluationConfig
 from askline.records import Gate, Run, Scores, Target
-from tasks.running import run as looking
-from tasks.running.run import ask_a_person
+from tasks.running import approval as looking
+from tasks.running.approval import ask_a_person
 
 looking.POLL_SECONDS = float(sys.argv[5])
 

@@ -18,7 +18,7 @@ HOLD = """
 import sys, time
 from prefect import flow
 from askline.errors import BusyError
-from tasks.running.remembering import one_at_a_time
+from tasks.running.lock import one_at_a_time
 
 @flow(name="hold-a-lock")
 def hold(name: str, wait: float, until: str):
@@ -106,7 +106,7 @@ from askline.records import Run, Target
 from askline.store import ArtifactStore
 from benchmarks.redeploy_act import IMAGE, make_package
 from tasks import steps
-from tasks.running.remembering import run_step
+from tasks.running.run_step import run_step
 from tasks.report.report import Findings
 from tasks.package.upload import upload_package
 from tasks.workplace import Workplace

@@ -247,7 +247,7 @@ def test_a_running_scheduler_gives_the_record_of_one_process(
     from prefect.runtime import flow_run
 
     from tasks import steps
-    from tasks.running.remembering import run_step
+    from tasks.running.run_step import run_step
 
     anew(alone, store)
     ids = []

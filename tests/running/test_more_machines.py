@@ -210,7 +210,7 @@ from askline.config import PipelineConfig
 from askline.records import Target
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.fine_tune.fine_tune import fine_tune
-from tasks.running.run import prepare_environment
+from tasks.running.connect import prepare_environment
 from tasks.t5.base import resolve_base
 from tasks.workplace import Workplace
 

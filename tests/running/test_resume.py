@@ -16,7 +16,9 @@ from askline.errors import ArtifactError, StepTimeoutError
 from askline.records import DatasetRef, Run, SourceRef, Target
 from askline.shared_artifacts import SharedArtifacts
 from askline.store import ArtifactStore
-from tasks.running.remembering import ONCE_A_RUN, RETRIES, cached_on, run_step
+from tasks.running.remembering import ONCE_A_RUN, cached_on
+from tasks.running.retries import RETRIES
+from tasks.running.run_step import run_step
 from tasks.workplace import store_of
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from askline.config import DatasetConfig
 from askline.errors import CloudError, DatasetFormatError
 from askline.records import Run, SourceRef, Target
-from tasks.running import remembering
+from tasks.running import remembering, retries
 
 SOURCE = SourceRef(kind="file", location="a.csv", revision="1")
 
@@ -48,4 +48,4 @@ def test_only_errors_that_say_so_are_tried_again(error, again):
     def result():
         raise error
 
-    assert remembering.RETRIES["retry_condition_fn"](None, None, SimpleNamespace(result=result)) is again
+    assert retries.RETRIES["retry_condition_fn"](None, None, SimpleNamespace(result=result)) is again

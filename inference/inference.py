@@ -8,11 +8,15 @@ A request is JSON, ``{"inputs": "Where was she born?"}`` or a list of up to 32 q
 (:data:`BOUNDS`); or one question as ``text/plain``; or one question to a line as ``text/csv``. The answer is
 ``{"answers": [{"answer": "Paris", "confidence": 0.97, …}], "model_version": "0123456789ab", "seconds": 0.2}``, in the
 order of the questions. A request that cannot be answered raises :class:`ValueError` with what was expected.
+
+Where the package carries known answers, nothing else is ever said but one of them, letter by letter, or the text for
+declining, whatever the parameters are: a temperature draws among known answers, beams and lengths have no say.
 """
 
 import csv
 import hashlib
 import importlib
+import importlib.util
 import io
 import json
 import math
@@ -69,6 +73,9 @@ class Engine(Protocol):
     ) -> list[tuple[str, float, int]]:
         """Return an answer, its mean token probability (0 to 1) and its tokens for each prompt, in order."""
 
+    def known(self, prompts: Sequence[str], trie: Any, k: int | None = None) -> list[Any]:
+        """Return the posterior over the known answers for each prompt, in order."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -90,6 +97,8 @@ class Answerer:
     """``a``, ``b`` and ``clip`` of the map from token probability to the probability of being right; and ``threshold``,
     below which the answer is replaced by ``unanswerable``. Empty: as it is, and never."""
     unanswerable: str = ""
+    known: Any = None
+    """The :class:`~inference.known_answers.KnownAnswers` that it says and nothing else; None writes freely."""
     bare_answers: bool = False
     """Answer as the first version's endpoint did: with the text alone, as a JSON string."""
 
@@ -123,6 +132,7 @@ def model_fn(model_dir: str, context: object = None) -> Answerer:
         model_version=str(manifest.get("model_version", "unknown")),
         calibration=manifest.get("calibration") or {},
         unanswerable=str(manifest.get("unanswerable") or ""),
+        known=_known_answers(folder) if manifest.get("known_answers") else None,
         bare_answers=manifest.get("answers") == "bare",
     )
 
@@ -175,9 +185,12 @@ def predict_fn(data: Request, model: Answerer) -> dict[str, Any]:
     # As in training: plain replacement, so that braces in a question stay, and runs of white space as one space.
     prompts = [model.prompt.replace("{question}", " ".join(question.split())) for question in questions]
     started = time.perf_counter()
-    found = model.engine.generate(prompts, **options)
+    if model.known is None:
+        found = model.engine.generate(prompts, **options)
+        answers = [_answer(*each, model, most_tokens=options["max_new_tokens"]) for each in found]
+    else:
+        answers = _known(prompts, model, data.parameters)
     seconds = time.perf_counter() - started
-    answers = [_answer(text, probability, tokens, model) for text, probability, tokens in found]
     if model.bare_answers:
         return {"bare": [item["answer"] for item in answers]}
     return {"answers": answers, "model_version": model.model_version, "seconds": round(seconds, 4)}
@@ -212,13 +225,49 @@ def _texts(prediction: dict[str, Any]) -> list[str]:
     return [item["answer"] for item in prediction["answers"]]
 
 
-def _answer(text: str, probability: float, tokens: int, model: Answerer) -> dict[str, Any]:
+def _answer(text: str, probability: float, tokens: int, model: Answerer, *, most_tokens: int) -> dict[str, Any]:
     """Return one answer with its confidence, or the unanswerable text where that is below the package's threshold."""
     confidence, threshold = calibrated(probability, model.calibration), model.calibration.get("threshold")
     answer = {"answer": text, "confidence": confidence, "token_probability": round(probability, 6), "tokens": tokens}
     if threshold is not None and confidence < threshold:
-        answer |= {"answer": model.unanswerable, "abstained": True, "withheld": text}
-    return answer
+        return answer | {"answer": model.unanswerable, "abstained": True, "withheld": text, "finish_reason": "declined"}
+    return answer | {"finish_reason": "free" if tokens < most_tokens else "length"}
+
+
+def _known(prompts: Sequence[str], model: Answerer, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the known answers to the prompts, with what a free answer comes with."""
+    module = _module("known_answers")
+    posteriors = model.engine.known(prompts, model.known.trie, module.KEPT)
+    verdicts = [_verdict(posterior, model) for posterior in posteriors]
+    replies = module.replies(verdicts, model.known, declining=model.unanswerable, parameters=parameters)
+    answers = []
+    for reply, verdict, posterior in zip(replies, verdicts, posteriors, strict=True):
+        answer = reply | {"token_probability": round(posterior.token_probability, 6), "tokens": posterior.steps}
+        if verdict.declined and verdict.candidates and posterior.indices[0] >= 0:
+            withheld = model.known[verdict.candidates[0][0]]
+            answer |= {"withheld": withheld["text"], "withheld_id": withheld["id"]}
+        answers.append(answer)
+    return answers
+
+
+def _verdict(posterior: Any, model: Answerer) -> Any:
+    """Judge by the model's posterior alone: decline where it does, and below the package's threshold."""
+    module = _module("known_answers")
+    confidence, threshold = (
+        calibrated(posterior.token_probability, model.calibration),
+        model.calibration.get("threshold"),
+    )
+    declines = posterior.indices[0] == module.DECLINING
+    return module.Verdict(
+        candidates=module.candidates(posterior, confidence),
+        declined=bool(declines) or (threshold is not None and confidence < threshold),
+        confidence=confidence,
+    )
+
+
+def _known_answers(folder: Path) -> Any:
+    trie = _module("trie").Trie.load(folder / "answers.bin")
+    return _module("known_answers").KnownAnswers(folder, trie)
 
 
 def calibrated(probability: float, calibration: Mapping[str, Any]) -> float:
@@ -340,13 +389,22 @@ def _transformers(folder: Path, max_source_tokens: int, max_target_tokens: int, 
 
 
 def _module(name: str) -> Any:
-    """Import a file beside this one, whether or not its folder is on the path, as toolkits put it."""
+    """Import a file beside this one, under a name that no other package has, whatever folders are on the path."""
     if __package__:
         return importlib.import_module(f"{__package__}.{name}")
-    here = str(Path(__file__).parent)
-    if here not in sys.path:
-        sys.path.append(here)
-    return importlib.import_module(name)
+    own = f"askline_{name}"
+    if own not in sys.modules:
+        spec = importlib.util.spec_from_file_location(own, Path(__file__).with_name(f"{name}.py"))
+        if spec is None or spec.loader is None:
+            raise RuntimeError(f"{name}.py cannot be loaded: the archive was not unpacked whole")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[own] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[own]
+            raise
+    return sys.modules[own]
 
 
 ENGINES = {"onnxruntime": _onnx, "transformers": _transformers}

@@ -139,8 +139,10 @@ class Trie:
         return cls(*arrays, declines=declines)
 
     def save(self, path: Path) -> None:
-        """Write the trie; the same trie gives the same bytes."""
-        np.savez(path, declines=np.array(self.declines), **{name: getattr(self, name) for name in _FIELDS})
+        """Write the trie as int32, little end first: its nodes, its answers, whether it declines, and its arrays."""
+        head = np.array([len(self.token), len(self.order), self.declines])
+        arrays = [head, *(getattr(self, name) for name in _FIELDS)]
+        path.write_bytes(np.concatenate(arrays).astype("<i4").tobytes())
 
     @classmethod
     def load(cls, path: Path) -> "Trie":
@@ -152,11 +154,14 @@ class Trie:
             If the file is missing, or not a whole trie.
         """
         try:
-            with np.load(path, allow_pickle=False) as stored:
-                trie = cls(*(stored[name] for name in _FIELDS), declines=bool(stored["declines"]))
-        except Exception as error:  # zip files and arrays fail in many ways
+            values = np.frombuffer(path.read_bytes(), "<i4").astype(np.int32)
+            nodes, answers, declines = (int(value) for value in values[:3])
+        except (OSError, ValueError) as error:
             raise RuntimeError(f"{path} is not a trie of known answers: {error}") from error
-        return trie
+        sizes = np.array([nodes, nodes + 1, nodes, nodes, answers])
+        if min(nodes, answers) < 1 or len(values) != 3 + sizes.sum():
+            raise RuntimeError(f"{path} is not a trie of known answers: it has {len(values)} numbers")
+        return cls(*np.split(values[3:], np.cumsum(sizes)[:-1]), declines=bool(declines))
 
 
 class _Branches(NamedTuple):

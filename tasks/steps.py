@@ -118,11 +118,13 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
     **RETRIES,
     **cached_on(*evaluate_core.ROOMS, libraries=evaluate_core.LIBRARIES),
 )
-def evaluate(config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, run: Run) -> Scores:
+def evaluate(
+    config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, answers: evaluate_core.Answers, run: Run
+) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
     place = place_of(run, "evaluate")
     with workers.asking(config, model, run) as ask:
-        scores = evaluate_core.evaluate_model(config, model, dataset, place=place, ask=ask)
+        scores = evaluate_core.evaluate_model(config, model, dataset, place=place, ask=ask, answers=answers)
     said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, place.store)
     create_markdown_artifact(said, key="scores", description="Scores and baselines")
     wrong = markdown.wrong_answers(scores, place.store)

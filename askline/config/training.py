@@ -89,7 +89,7 @@ class TrainingConfig(Section):
 
     # The base counts as what it was resolved to: a commit, or the hash of a folder.
     shapes_nothing: ClassVar[frozenset[str]] = frozenset(
-        {"base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
+        {"answers", "base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
     )
 
     base: str = Field("scratch", min_length=1)
@@ -115,6 +115,9 @@ class TrainingConfig(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor or GPU has it, fp16 on a GPU
     that has only that."""
+    answers: Literal["known", "free"] = "known"
+    """"known" says nothing but the dataset's own answers, letter by letter, or that it does not know; "free" has the
+    model write every answer. Training is the same, and a published checkpoint writes freely either way."""
     augment: bool | None = None
     """Vary the wording of training questions; default on for "scratch", off for a pretrained base."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -1,6 +1,6 @@
 """How well a model answers."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,11 +21,12 @@ class Scores(Record):
 
     Each line there is ``{"split", "question", "answer", "prediction", "confidence", "exact_match", "token_f1",
     "in_scope"}``, and for a held-out question ``"baselines"``. The confidence is exp(mean token log-probability) of the
-    prediction, 0 to 1, not calibrated.
+    prediction, 0 to 1, not calibrated. Where the model chose among known answers, of the tokens that it chose by; a
+    line then has ``"answer_id"`` too, null where it declined, and ``"expected_id"``.
     """
 
     sha256: str
-    """Address of the ``scores`` artifact."""
+    """Address of the ``scores`` artifact; of known answers it holds ``answers.jsonl`` and ``answers.bin`` too."""
     model_sha256: str
     train: SplitScores
     test: SplitScores
@@ -37,5 +38,7 @@ class Scores(Record):
     baselines: dict[str, SplitScores]
     """``untuned base``, ``nearest question`` and ``logistic regression`` on the same in-scope held-out questions."""
     out_of_scope_baselines: dict[str, SplitScores] = Field(default_factory=dict)
+    answers: Literal["known", "free"] = "free"
+    """Whether the model chose among the known answers or wrote freely; the package does the same."""
     seconds: float
     incidental: ClassVar[frozenset[str]] = frozenset({"seconds"})

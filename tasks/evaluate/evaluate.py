@@ -14,10 +14,11 @@ from askline.config import EvaluationConfig
 from askline.errors import DatasetError
 from askline.progress import Progress, part, quiet
 from askline.records import DatasetRef, ModelRef, Scores, SplitScores
+from tasks.qa.answers import KEPT, Known, Trie, answer_id, known_of
 from tasks.qa.predictions import write_predictions
 from tasks.qa.rows import Row, read_rows
 from tasks.qa.same_answer import exact_match, normalise, token_f1
-from tasks.t5.decoding import Answered, Precision, answer_with_confidence
+from tasks.t5.decoding import Answered, Precision, answer_known, answer_with_confidence
 from tasks.t5.threads import SMALL_PARAMETERS
 from tasks.workplace import Workplace
 
@@ -29,17 +30,23 @@ CONFIDENCE_DECIMALS = 4
 
 #: What the scores depend on, beside the options, the model and the dataset.
 ROOMS = ("evaluate", "fine_tune", "t5", "qa", "inference.trie")
-LIBRARIES = ("torch", "transformers", "evaluate", "scikit-learn")
+LIBRARIES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn")
 
 #: Whose answers: the fine-tuned model's, or those of its base as it was before.
 Which = Literal["tuned", "untuned base"]
 
 
+#: Whether the model chooses among the known answers or writes freely.
+Answers = Literal["known", "free"]
+
+
 class Ask(Protocol):
     """Who answers: this process (:func:`load` and :func:`answer`), or others that it hands the questions to."""
 
-    def __call__(self, which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
-        """Return the answers in the order of the questions."""
+    def __call__(
+        self, which: Which, questions: Sequence[str], progress: Progress, trie: Trie | None = None
+    ) -> list[Answered]:
+        """Return the answers in the order of the questions; with a trie, without text and with their posteriors."""
 
 
 def evaluate_model(
@@ -49,6 +56,7 @@ def evaluate_model(
     *,
     place: Workplace,
     ask: Ask | None = None,
+    answers: Answers = "free",
 ) -> Scores:
     """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
 
@@ -61,6 +69,8 @@ def evaluate_model(
         The one of ``fine_tune``: its ``work`` holds downloaded bases.
     ask
         Who answers the questions; the default is this process.
+    answers
+        Whether the tuned model chooses among the dataset's known answers or writes freely; its rivals are as they are.
 
     Raises
     ------
@@ -87,16 +97,35 @@ def evaluate_model(
     asked = train if len(train) <= TRAIN_SAMPLE else random.Random(SAMPLE_SEED).sample(train, TRAIN_SAMPLE)  # noqa: S311
     splits = {"train": asked, "test": test, "out_of_scope": outside}
 
-    def ask_here(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
+    known = None
+    if answers == "known":
+        every = [row for split in dataset.splits for row in read_rows(data, split)]
+        known = known_of(
+            every,
+            train,
+            folder / "tokenizer.json",
+            max_target_tokens=model.max_target_tokens,
+            declining=dataset.unanswerable,
+        )
+
+    def ask_here(
+        which: Which, questions: Sequence[str], progress: Progress, trie: Trie | None = None
+    ) -> list[Answered]:
         loaded = load(which, folder, model, place=place)
-        precision = precision_for(config, model.parameters)
-        return answer(loaded, model, questions, batch_size=config.batch_size, precision=precision, progress=progress)
+        options: dict[str, Any] = {"batch_size": config.batch_size, "trie": trie, "progress": progress}
+        return answer(loaded, model, questions, precision=precision_for(config, model.parameters), **options)
 
     ask = ask or ask_here
     progress(0.0, "loading the model")
-    tuned = ask("tuned", [row.question for rows in splits.values() for row in rows], part(progress, 0.0, 0.5))
+    given = ask(
+        "tuned",
+        [row.question for rows in splits.values() for row in rows],
+        part(progress, 0.0, 0.5),
+        None if known is None else known.trie,
+    )
+    tuned = given if known is None else [each._replace(text=known.text(_best(each))) for each in given]
     answered = dict(zip(splits, _cut(tuned, [len(rows) for rows in splits.values()]), strict=True))
-    answers = {split: [answer.text for answer in given] for split, given in answered.items()}
+    said = {split: [answer.text for answer in given] for split, given in answered.items()}
 
     questions = [row.question for row in test + outside]
     rivals, skipped = _baselines(ask, train, questions, part(progress, 0.5, 0.95))
@@ -110,10 +139,11 @@ def evaluate_model(
     unanswerable = normalise(dataset.unanswerable)
     facts: dict[str, Any] = {
         "model_sha256": model.sha256,
-        "train": scores_of(answers["train"], asked),
-        "test": scores_of(answers["test"], test),
-        "out_of_scope": scores_of(answers["out_of_scope"], outside) if outside else None,
-        "false_abstention": sum(normalise(answer) == unanswerable for answer in answers["test"]) / len(test),
+        "answers": answers,
+        "train": scores_of(said["train"], asked),
+        "test": scores_of(said["test"], test),
+        "out_of_scope": scores_of(said["out_of_scope"], outside) if outside else None,
+        "false_abstention": sum(normalise(answer) == unanswerable for answer in said["test"]) / len(test),
         "baselines": {name: scores_of(given[: len(test)], test) for name, given in rivals.items()},
         "out_of_scope_baselines": {
             name: scores_of(given[len(test) :], outside) for name, given in rivals.items() if outside
@@ -122,12 +152,14 @@ def evaluate_model(
     by_question = [{name: given[number] for name, given in rivals.items()} for number in range(len(questions))]
     baselines = {"test": by_question[: len(test)], "out_of_scope": by_question[len(test) :]}
     lines = [
-        _line(split, row, answer) | ({"baselines": baselines[split][number]} if split in baselines else {})
+        _line(split, row, answer, known) | ({"baselines": baselines[split][number]} if split in baselines else {})
         for split, rows in splits.items()
         for number, (row, answer) in enumerate(zip(rows, answered[split], strict=True))
     ]
     with store.new("scores") as draft:
         write_predictions(lines, draft.folder)
+        if known is not None:
+            known.write(draft.folder)
         summary = json.loads(Scores(sha256="", seconds=0, **facts).model_dump_json(exclude={"sha256", "seconds"}))
         summary["skipped"] = skipped
         text = json.dumps(summary, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
@@ -136,8 +168,16 @@ def evaluate_model(
     return Scores(sha256=sha256, seconds=time.monotonic() - started, **facts)
 
 
-def _line(split: str, row: Row, answer: Answered) -> dict[str, Any]:
-    return {
+def _best(answer: Answered) -> int:
+    assert answer.posterior is not None, "a model that chooses among known answers gives its posterior"
+    return int(answer.posterior.indices[0])
+
+
+def _line(split: str, row: Row, answer: Answered, known: Known | None) -> dict[str, Any]:
+    ids = {}
+    if known is not None:
+        ids = {"answer_id": known.id(_best(answer)), "expected_id": answer_id(row.answer) if row.in_scope else None}
+    return ids | {
         "split": split,
         "question": row.question,
         "answer": row.answer,
@@ -200,21 +240,28 @@ def answer(
     *,
     batch_size: int,
     precision: Precision = "fp32",
+    trie: Trie | None = None,
     progress: Progress = quiet,
 ) -> list[Answered]:
-    """Return the answers of what :func:`load` gave, in the order of the questions."""
+    """Return the answers of what :func:`load` gave, in the order of the questions.
+
+    Parameters
+    ----------
+    trie
+        Of the known answers that the model is to choose from; an answer then has a posterior, and no text.
+    """
     network, tokenizer = loaded
-    return answer_with_confidence(
-        network,
-        tokenizer,
-        questions,
-        prompt=model.prompt,
-        max_source_tokens=model.max_source_tokens,
-        max_target_tokens=model.max_target_tokens,
-        batch_size=batch_size,
-        precision=precision,
-        progress=progress,
-    )
+    options: dict[str, Any] = {
+        "prompt": model.prompt,
+        "max_source_tokens": model.max_source_tokens,
+        "batch_size": batch_size,
+        "precision": precision,
+        "progress": progress,
+    }
+    if trie is not None:
+        found = answer_known(network, tokenizer, questions, trie, k=KEPT, **options)
+        return [Answered("", each.token_probability, each) for each in found]
+    return answer_with_confidence(network, tokenizer, questions, max_target_tokens=model.max_target_tokens, **options)
 
 
 def _baselines(

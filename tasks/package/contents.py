@@ -14,6 +14,8 @@ from askline.store import sha256_of_file
 from tasks.package.calibration import Calibration
 from tasks.package.libraries import Requirement, collect, own_platform, own_python
 from tasks.package.onnx_graph import DECODER, ENCODER, WEIGHTS, write_graphs
+from tasks.qa.answers import FILE as ANSWERS
+from tasks.qa.answers import TRIE, Trie, read_answers
 
 MANIFEST = "askline.json"
 INFERENCE = Path(__file__).parents[2] / "inference"
@@ -28,6 +30,9 @@ _ADAPTER = "adapter"
 _LEFT_OUT = frozenset({MANIFEST, "training_log.jsonl"})
 _CHECKPOINT = frozenset({"model.safetensors", "config.json", "spiece.model", "tokenizer_config.json"})
 _REQUIRED = (MANIFEST, "code/inference.py", "tokenizer.json", "generation_config.json")
+#: What a package needs besides where it says known answers only: their texts, the trie of their tokens, and the code.
+_KNOWN_CODE = ("trie.py", "known_answers.py")
+KNOWN = (ANSWERS, TRIE, *(f"code/{name}" for name in _KNOWN_CODE))
 
 
 class Variant(NamedTuple):
@@ -84,9 +89,15 @@ def gather(
     config: PackageConfig,
     python: str,
     cache: Path,
+    known: Path | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Path]:
     """Return name in the archive to path, of all but the manifest; what must be made is made under ``scratch``.
+
+    Parameters
+    ----------
+    known
+        The evaluation's folder with the known answers and their trie; None for a package that writes freely.
 
     Raises
     ------
@@ -101,6 +112,9 @@ def gather(
         if path.is_file() and path.name not in _LEFT_OUT and path.parent.name != _ADAPTER
     }
     files["code/inference.py"] = INFERENCE / "inference.py"
+    if known is not None:
+        files |= {name: known / name for name in (ANSWERS, TRIE)}
+        files |= {f"code/{name}": INFERENCE / name for name in _KNOWN_CODE}
     if variant == PLAIN:
         files["code/engine_transformers.py"] = INFERENCE / "engine_transformers.py"
         return files
@@ -171,6 +185,7 @@ def manifest(
         "false_abstention": scores.false_abstention,
     }
     libraries = {name: version(name) for name in LIBRARIES} if variant.engine == "onnxruntime" else {}
+    known = {"known_answers": known_answers(files[ANSWERS], files[TRIE])} if ANSWERS in files else {}
     content = {
         **own,
         "engine": variant.engine,
@@ -186,7 +201,22 @@ def manifest(
         "parameters": model.parameters,
         "dataset": about_dataset,
         "scores": about_scores,
+        **known,
         "versions": {**own.get("versions", {}), "askline": __version__, **libraries},
         "files": {name: sha256_of_file(path) for name, path in sorted(files.items())},
     }
     return json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def known_answers(answers: Path, trie: Path) -> dict[str, Any]:
+    """Return what the manifest says of the known answers.
+
+    Raises
+    ------
+    PackageError
+        If the two files do not belong together.
+    """
+    count, paths = len(read_answers(answers)), Trie.load(trie)
+    if count != paths.answers:
+        raise PackageError(f"{answers} has {count} answers, and {trie} {paths.answers}; evaluate again")
+    return {"count": count, "declines": paths.declines, "depth": paths.depth}

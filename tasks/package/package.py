@@ -160,6 +160,7 @@ def _pack(
                 config=config,
                 python=python,
                 cache=store.root / "wheels",
+                known=store.path("scores", scores.sha256) if scores.answers == "known" else None,
                 progress=part(progress, 0.05, 0.2),
             )
             written = made.folder / MANIFEST
@@ -180,7 +181,8 @@ def _pack(
         except OSError as error:
             advice = f"free some space in {store.root}"
             raise ArtifactError(f"cannot write {ARCHIVE}: {error.strerror or error}; {advice}") from error
-    members, unpacked_size = archive.lint(destination, required=variant.required, weights=variant.weights)
+    required = variant.required + (contents.KNOWN if scores.answers == "known" else ())
+    members, unpacked_size = archive.lint(destination, required=required, weights=variant.weights)
     progress(0.45, f"asking the unpacked archive {len(questions)} held-out questions")
     with store.new("package") as unpacked:
         proof = prove(destination, questions, part(progress, 0.45, 0.95), scratch=unpacked.folder)

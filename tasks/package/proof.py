@@ -68,8 +68,8 @@ class Proof:
     @property
     def differing(self) -> tuple[str, ...]:
         """The questions that are answered otherwise than in the evaluation."""
-        pairs = zip(self.questions, self.texts, strict=True)
-        return tuple(row.question for row, text in pairs if not same_answer(row.prediction, text))
+        pairs = zip(self.questions, self.answers, strict=True)
+        return tuple(row.question for row, answer in pairs if not _same(row, answer))
 
     def agreement(self, tokens_of: Callable[[str], Sequence[int]]) -> Agreement:
         """Compare with the evaluation; ``tokens_of`` turns a text into token ids."""
@@ -87,8 +87,8 @@ class Proof:
 
     def shown(self) -> str:
         """Return the first answers that differ, for a message."""
-        pairs = zip(self.questions, self.texts, strict=True)
-        different = [(row, text) for row, text in pairs if not same_answer(row.prediction, text)]
+        asked = zip(self.questions, self.answers, self.texts, strict=True)
+        different = [(row, text) for row, answer, text in asked if not _same(row, answer)]
         return "; ".join(
             f"{row.question!r} gave {row.prediction!r} in the evaluation and {text!r} here"
             for row, text in different[:SHOWN]
@@ -203,6 +203,15 @@ class _Watchdog:
     def stop(self) -> bool:
         self._timer.cancel()
         return self._ended
+
+
+def _same(row: HeldOut, answer: dict[str, Any]) -> bool:
+    """Say whether the evaluation's answer was given: the same known answer, whatever its text is by now."""
+    if row.answer_id is not None and "withheld_id" in answer:
+        return bool(answer["withheld_id"] == row.answer_id)
+    if row.answer_id is not None and answer.get("answer_id") is not None:
+        return bool(answer["answer_id"] == row.answer_id)
+    return same_answer(row.prediction, str(answer.get("withheld", answer["answer"])))
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> float:

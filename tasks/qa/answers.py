@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 from askline.errors import ArtifactError, DatasetError
-from inference.trie import Trie
+from inference.trie import DECLINING
+from inference.trie import Trie as Trie
 from tasks.qa.rows import Row
 
-FILE, TRIE = "answers.jsonl", "answers.npz"
+FILE, TRIE = "answers.jsonl", "answers.bin"
 #: More answers, or more text, than a small container should hold: measured in ``benchmarks/known_answers.py``.
 MAX_ANSWERS = 50_000
 MAX_BYTES = 128 * 2**20
 _ID_DIGITS = 12
+#: So many of the most probable answers to a question are kept, in the evaluation as in the package.
+KEPT = 256
 
 
 class KnownAnswer(NamedTuple):
@@ -29,6 +32,56 @@ class KnownAnswer(NamedTuple):
     text: str
     columns: dict[str, str]
     """Further columns that travel with it, such as a link."""
+
+
+class Known(NamedTuple):
+    """What a model may say, and how it is chosen."""
+
+    answers: list[KnownAnswer]
+    trie: Trie
+    declining: str
+    """What is said in place of an answer."""
+
+    def text(self, index: int) -> str:
+        """Return what is said for a number that the trie gives: an answer's text, or the declining one."""
+        return self.declining if index == DECLINING else self.answers[index].text
+
+    def id(self, index: int) -> str | None:
+        """Return the id of the answer of this number; None declines."""
+        return None if index == DECLINING else self.answers[index].id
+
+    def write(self, folder: Path) -> None:
+        """Write ``answers.jsonl`` and ``answers.bin``, as the package carries them."""
+        write_answers(self.answers, folder / FILE)
+        self.trie.save(folder / TRIE)
+
+
+def known_of(
+    rows: Sequence[Row], trained: Sequence[Row], tokenizer_file: Path, *, max_target_tokens: int, declining: str
+) -> Known:
+    """Return the known answers of a dataset to a model.
+
+    Parameters
+    ----------
+    rows
+        Of all splits.
+    trained
+        Of the training split; where some of them decline, the model has learnt to as well.
+    tokenizer_file
+        The model's ``tokenizer.json``.
+    declining
+        What is said in place of an answer.
+
+    Raises
+    ------
+    DatasetError
+        If there are no answers, or too many.
+    ArtifactError
+        If the tokenizer cannot be read.
+    """
+    answers = known_answers(rows)
+    trie = answer_trie(answers, tokenizer_file, max_target_tokens=max_target_tokens, declining=declining_text(trained))
+    return Known(answers, trie, declining)
 
 
 def answer_id(text: str) -> str:

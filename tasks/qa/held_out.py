@@ -23,6 +23,8 @@ class HeldOut(NamedTuple):
     in_scope: bool
     confidence: float | None = None
     """exp(mean token log-probability) of the prediction, 0 to 1, not calibrated; None in an older evaluation."""
+    answer_id: str | None = None
+    """Which known answer the prediction is; None where it declined, or was written freely."""
 
     @property
     def right(self) -> bool:
@@ -40,7 +42,14 @@ def read_held_out(scores: Scores, store: ArtifactStore) -> list[HeldOut]:
     """
     try:
         found = [
-            HeldOut(row["question"], row["answer"], row["prediction"], row["in_scope"], row.get("confidence"))
+            HeldOut(
+                row["question"],
+                row["answer"],
+                row["prediction"],
+                row["in_scope"],
+                row.get("confidence"),
+                row.get("answer_id"),
+            )
             for row in read_predictions(scores, store)
             if row["split"] != "train"
         ]

@@ -21,6 +21,7 @@ from tasks.batch_answer.batch_answer import open_engine
 from tasks.deploy_serverless.served_package import Deployed
 from tasks.evaluate.evaluate import ROOMS, Which, answer, load, precision_for
 from tasks.identity import code_of
+from tasks.qa.answers import Trie
 from tasks.running.connect import prepare_environment
 from tasks.t5.decoding import Answered
 from tasks.workplace import Workplace, store_of
@@ -41,6 +42,8 @@ class EvaluationPart:
     run: Run
     versions: dict[str, str]
     """What :func:`versions` says where the evaluation runs."""
+    trie: Trie | None = None
+    """Of the known answers that the model is to choose from."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,14 @@ def answer_evaluation(part: EvaluationPart) -> list[Answered]:
             folder = _model_folder(part, run)
             _loaded = wanted, load(part.which, folder, part.model, place=Workplace.of(run))
         precision = precision_for(part.config, part.model.parameters)
-        return answer(_loaded[1], part.model, part.questions, batch_size=part.config.batch_size, precision=precision)
+        return answer(
+            _loaded[1],
+            part.model,
+            part.questions,
+            batch_size=part.config.batch_size,
+            precision=precision,
+            trie=part.trie,
+        )
 
 
 def answer_batch(part: BatchPart) -> list[BatchAnswer]:

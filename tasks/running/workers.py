@@ -22,6 +22,7 @@ from tasks.ask.package import BatchAnswer
 from tasks.batch_answer.batch_answer import Ask as AskPackage
 from tasks.batch_answer.batch_answer import Job
 from tasks.evaluate.evaluate import Ask, Which, load_tokenizer
+from tasks.qa.answers import Trie
 from tasks.running.on_a_worker import BatchPart, EvaluationPart, versions
 from tasks.running.retries import RETRIES
 from tasks.t5.decoding import Answered, cut_for_workers
@@ -86,8 +87,8 @@ def asking(config: EvaluationConfig, model: ModelRef, run: Run) -> Iterator[Ask 
         return
     with workers(run.fan_out, run) as pool:
 
-        def ask(which: Which, questions: Sequence[str], progress: Progress) -> list[Answered]:
-            return _ask(pool, config, model, run, which, questions, progress)
+        def ask(which: Which, questions: Sequence[str], progress: Progress, trie: Trie | None = None) -> list[Answered]:
+            return _ask(pool, config, model, run, which, questions, progress, trie)
 
         yield ask
 
@@ -121,6 +122,7 @@ def _ask(
     which: Which,
     questions: Sequence[str],
     progress: Progress,
+    trie: Trie | None,
 ) -> list[Answered]:
     if not questions:
         return []
@@ -133,7 +135,9 @@ def _ask(
         parts=PARTS_PER_WORKER * pool.count,
     )
     same = versions()
-    parts = [EvaluationPart(which, tuple(questions[index] for index in part), model, config, run, same) for part in cut]
+    parts = [
+        EvaluationPart(which, tuple(questions[index] for index in part), model, config, run, same, trie) for part in cut
+    ]
     answers = [Answered("", 0.0)] * len(questions)
     done = 0
     for number, given in pool.run(answer_part, parts, label=f"answer {which}"):

@@ -44,6 +44,8 @@ class Answered(NamedTuple):
     text: str
     confidence: float
     """exp of the mean log-probability of the generated tokens up to and with the end mark: 0 to 1, not calibrated."""
+    posterior: "Posterior | None" = None
+    """Over the known answers, where the model chose among them; the confidence is then of the tokens it chose by."""
 
 
 def answer_questions(model: Any, tokenizer: Any, questions: Sequence[str], **options: Any) -> list[str]:

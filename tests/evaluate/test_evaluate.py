@@ -17,6 +17,7 @@ from tasks.evaluate.baselines import MAX_CLASSES, logistic_regression, nearest_q
 from tasks.evaluate.evaluate import evaluate_model, precision_for
 from tasks.evaluate.scoring import score
 from tasks.fine_tune.fine_tune import fine_tune
+from tasks.qa.answers import answer_id, read_answers
 from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row, read_rows
 from tasks.qa.same_answer import exact_match, normalise, token_f1, tokens
@@ -213,6 +214,24 @@ def test_answers_do_not_depend_on_the_batch(
     assert one == many
     assert [a for a, _ in sure] == pytest.approx([b for _, b in sure], abs=2e-4)
     assert len({b for _, b in sure}) > 5, "else it would show nothing"
+
+
+@pytest.mark.slow
+def test_a_model_that_chooses_among_known_answers_is_scored_by_what_it_chose(
+    model: ModelRef, dataset: DatasetRef, scores: Scores, store: ArtifactStore, tmp_path: Path
+) -> None:
+    place = Workplace(NOWHERE, tmp_path, store=store)
+    chosen = evaluate_model(EvaluationConfig(), model, dataset, place=place, answers="known")
+    assert (scores.answers, chosen.answers) == ("free", "known")
+    folder = store.verify("scores", chosen.sha256)
+    answers = {answer.id: answer.text for answer in read_answers(folder / "answers.jsonl")}
+    assert set(answers.values()) == {"Warsaw", "Paris", "1898", "Stockholm", "the front line"}
+    for line in predictions(chosen, store):
+        assert line["prediction"] == (UNANSWERABLE if line["answer_id"] is None else answers[str(line["answer_id"])])
+        assert line["expected_id"] == (answer_id(str(line["answer"])) if line["in_scope"] else None)
+        assert 0 < float(str(line["confidence"])) <= 1
+    assert chosen.train.exact_match >= scores.train.exact_match
+    assert chosen.baselines == scores.baselines, "the rivals are asked as they were"
 
 
 @pytest.mark.slow

@@ -150,18 +150,18 @@ def test_the_search_ends_where_one_answer_is_left() -> None:
 
 def test_a_trie_that_was_kept_is_the_same_again_and_in_the_same_bytes(tmp_path: Path) -> None:
     trie = Trie.build([(4, END), (5, 4, END), (5, 5, END)], declines=True)
-    trie.save(tmp_path / "a.npz")
-    trie.save(tmp_path / "b.npz")
-    again = Trie.load(tmp_path / "a.npz")
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    trie.save(tmp_path / "a.bin")
+    trie.save(tmp_path / "b.bin")
+    again = Trie.load(tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
     assert (again.depth, again.answers, again.declines) == (2, 2, True)
     assert [list(again.below(node)) for node in range(5)] == [list(trie.below(node)) for node in range(5)]
 
 
 def test_a_file_that_is_no_trie_is_named(tmp_path: Path) -> None:
-    (tmp_path / "answers.npz").write_bytes(b"not one")
-    with pytest.raises(RuntimeError, match=r"answers\.npz is not a trie of known answers"):
-        Trie.load(tmp_path / "answers.npz")
+    (tmp_path / "answers.bin").write_bytes(b"not one")
+    with pytest.raises(RuntimeError, match=r"answers\.bin is not a trie of known answers"):
+        Trie.load(tmp_path / "answers.bin")
 
 
 def test_an_answer_whose_tokens_begin_anothers_is_refused() -> None:

@@ -287,6 +287,7 @@ def test_below_the_threshold_the_package_abstains_and_says_what_it_withholds() -
         "tokens": 2,
         "abstained": True,
         "withheld": "Paris",
+        "finish_reason": "declined",
     }
     assert given[1]["answer"] == "Warsaw"
     assert "abstained" not in given[1]

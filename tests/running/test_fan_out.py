@@ -256,7 +256,7 @@ def test_a_running_scheduler_gives_the_record_of_one_process(
     def measure() -> Scores:
         ids.append(flow_run.id)
         config = CONFIG.model_copy(update={"scheduler": scheduler})
-        return run_step(steps.evaluate, config, model, dataset, a_run(state, scheduler=scheduler))
+        return run_step(steps.evaluate, config, model, dataset, "free", a_run(state, scheduler=scheduler))
 
     scores = measure()
     assert scores.identity() == alone.identity()

@@ -105,6 +105,43 @@ def make_tiny(store: ArtifactStore, *, steps: int = 140, seed: int = 1) -> Tiny:
     return Tiny(store, dataset, model, scores)
 
 
+def with_known_answers(tiny: Tiny) -> Tiny:
+    """Return the same model, evaluated as one that chooses among its known answers."""
+    import torch
+    from transformers import T5ForConditionalGeneration, T5Tokenizer
+
+    from tasks.qa.answers import answer_id, known_of
+    from tasks.qa.rows import Row
+    from tasks.t5.decoding import answer_known
+
+    rows = [Row(question, answer, None, answer != UNANSWERABLE) for question, answer in QUESTIONS.items()]
+    folder = tiny.store.path("model", tiny.model.sha256)
+    known = known_of(rows, rows, folder / "tokenizer.json", max_target_tokens=MAX_TARGET, declining=UNANSWERABLE)
+    found = answer_known(
+        T5ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32),
+        T5Tokenizer.from_pretrained(folder),
+        list(QUESTIONS),
+        known.trie,
+        prompt=PROMPT,
+        max_source_tokens=MAX_SOURCE,
+        batch_size=5,
+    )
+    lines = []
+    for row, each in zip(rows, found, strict=True):
+        best = int(each.indices[0])
+        line = {"split": "test" if row.in_scope else "out_of_scope", "question": row.question, "answer": row.answer}
+        line |= {"prediction": known.text(best), "in_scope": row.in_scope, "confidence": each.token_probability}
+        lines.append(
+            line | {"answer_id": known.id(best), "expected_id": answer_id(row.answer) if row.in_scope else None}
+        )
+    with tiny.store.new("scores") as draft:
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (draft.folder / "predictions.jsonl").write_text(text, encoding="utf-8")
+        known.write(draft.folder)
+        sha256 = draft.commit()
+    return tiny._replace(scores=tiny.scores.model_copy(update={"sha256": sha256, "answers": "known"}))
+
+
 def model_ref(sha256: str) -> ModelRef:
     return ModelRef(
         sha256=sha256,

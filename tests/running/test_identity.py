@@ -24,7 +24,7 @@ LISTS = {
     "fetch-dataset": (fetch_dataset.ROOMS, "tasks.fetch_dataset.fetch_dataset", set()),
     "fine-tune": (fine_tune.ROOMS, "tasks.fine_tune.fine_tune", set()),
     "evaluate": (evaluate.ROOMS, "tasks.evaluate.evaluate", set()),
-    "package": (package.ROOMS, "tasks.package.package", {"inference"}),
+    "package": (package.ROOMS, "tasks.package.package", set()),
     "a worker's part": (on_a_worker.ROOMS, "tasks.evaluate.evaluate", set()),
 }
 

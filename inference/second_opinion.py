@@ -15,9 +15,10 @@ import numpy as np
 
 GRAPH = "second_opinion.onnx"
 TOKENIZER = "second_opinion_tokenizer.json"
-LAYER = "second_opinion.npz"
+LAYER = "second_opinion.safetensors"
 #: The probability that an answer has at least, so that its logarithm is finite.
 _TINY = 1e-9
+_DTYPES = {"F32": np.float32, "F16": np.float16, "I8": np.int8, "I32": np.int32}
 
 
 class Opinion(NamedTuple):
@@ -59,15 +60,14 @@ class SecondOpinion:
 
     def __init__(self, folder: Path, answer_ids: Sequence[str], *, threads: int = 1) -> None:
         try:
-            with np.load(folder / LAYER, allow_pickle=False) as layer:
-                known = [str(name) for name in layer["answer_ids"]]
-                weights, bias = layer["weights"].astype(np.float32), layer["bias"].astype(np.float32)
-                texts = layer["embeddings"].astype(np.float32) * layer["scales"]
-                text_answer, self._text_question = layer["text_answer"], layer["text_question"]
-                self.questions: list[str] = json.loads(layer["questions"].tobytes().decode("utf-8"))
-                self._prefix = str(layer["prefix"])
-                max_tokens = int(layer["max_tokens"])
-            self.encoder = Encoder(folder, max_tokens, threads=threads)
+            layer, about = read_tensors(folder / LAYER)
+            known: list[str] = about["answer_ids"]
+            self.questions: list[str] = about["questions"]
+            self._prefix = str(about["prefix"])
+            weights, bias = layer["weights"].astype(np.float32), layer["bias"]
+            texts = layer["embeddings"].astype(np.float32) * layer["scales"]
+            text_answer, self._text_question = layer["text_answer"], layer["text_question"]
+            self.encoder = Encoder(folder, int(about["max_tokens"]), threads=threads)
         except Exception as error:  # numpy, ONNX Runtime and tokenizers raise types of their own
             raise RuntimeError(f"{folder} does not hold a whole second opinion: {error}") from error
         places = {name: place for place, name in enumerate(answer_ids)}
@@ -119,6 +119,28 @@ class SecondOpinion:
             nearest_answer=int(self._text_answer[nearest]) if nearest >= 0 else -1,
             nearest_cosine=float(similar[nearest]) if nearest >= 0 else -1.0,
         )
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read a safetensors file: its arrays, and what is told about them.
+
+    The format is a JSON header after its length in eight bytes, and the arrays' bytes; the container has no library
+    for it.
+
+    Raises
+    ------
+    ValueError, KeyError
+        If it is not such a file.
+    """
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    header = json.loads(content[8:start])
+    about = json.loads(header.pop("__metadata__")["about"])
+    arrays = {}
+    for name, entry in header.items():
+        low, high = (start + offset for offset in entry["data_offsets"])
+        arrays[name] = np.frombuffer(content[low:high], _DTYPES[entry["dtype"]]).reshape(entry["shape"])
+    return arrays, about
 
 
 class Encoder:

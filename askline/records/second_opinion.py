@@ -6,7 +6,9 @@ from askline.records.record import Record
 
 
 class SecondOpinionRef(Record):
-    """The ``second-opinion`` artifact: ``second_opinion.onnx``, ``.bin``, ``_tokenizer.json`` and ``.npz``."""
+    """The ``second-opinion`` artifact: ``second_opinion.onnx``, ``.bin``, ``_tokenizer.json`` and
+    ``.safetensors``.
+    """
 
     sha256: str
     """Address of the artifact."""

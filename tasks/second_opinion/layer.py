@@ -1,14 +1,12 @@
-"""The linear layer over the known answers, and the texts that stand for each: ``second_opinion.npz``.
+"""The linear layer over the known answers, and the texts that stand for each: ``second_opinion.safetensors``.
 
 Logistic regression on the embeddings of the training questions, with one class more for "none of these", learnt from
 the data's own out-of-scope questions and from half of the everyday ones. Where a fact has few wordings, the answer's
 own sentences stand beside its questions.
 """
 
-import io
 import json
 import re
-import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -145,10 +143,12 @@ def _spread(texts: list[Text], most: int) -> list[Text]:
 
 
 def write_layer(layer: Layer, folder: Path, *, prefix: str, max_tokens: int) -> None:
-    """Write ``second_opinion.npz``; the same layer gives the same bytes.
+    """Write ``second_opinion.safetensors``; the same layer gives the same bytes.
 
     Embeddings are kept in bytes with a scale each, weights in half precision: a logit moves by a hundredth.
     """
+    from safetensors.numpy import save_file
+
     largest = np.maximum(np.abs(layer.embeddings).max(axis=1, keepdims=True), 1e-12)
     scales = (largest / 127).astype(np.float32)
     questions = [text.text for text in layer.texts if text.is_question]
@@ -157,20 +157,18 @@ def write_layer(layer: Layer, folder: Path, *, prefix: str, max_tokens: int) -> 
         numbers.append(asked if text.is_question else -1)
         asked += text.is_question
     arrays = {
-        "answer_ids": np.array(layer.answer_ids, dtype=str),
         "weights": layer.weights.astype(np.float16),
         "bias": layer.bias.astype(np.float32),
         "embeddings": np.rint(layer.embeddings / scales).astype(np.int8),
         "scales": scales,
         "text_answer": np.array([text.answer for text in layer.texts], np.int32),
         "text_question": np.array(numbers, np.int32),
-        "questions": np.frombuffer(json.dumps(questions, ensure_ascii=False).encode("utf-8"), np.uint8),
-        "prefix": np.array(prefix),
-        "max_tokens": np.array(max_tokens),
     }
-    # numpy's own savez writes the time of day into the archive.
-    with zipfile.ZipFile(folder / LAYER, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in arrays.items():
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(array), allow_pickle=False)
-            archive.writestr(zipfile.ZipInfo(f"{name}.npy", (1980, 1, 1, 0, 0, 0)), buffer.getvalue())
+    about = {
+        "answer_ids": layer.answer_ids,
+        "questions": questions,
+        "prefix": prefix,
+        "max_tokens": max_tokens,
+    }
+    # One text: the library writes several in an order of chance.
+    save_file(arrays, folder / LAYER, metadata={"about": json.dumps(about, ensure_ascii=False)})

@@ -112,7 +112,7 @@ def test_a_damaged_layer_is_told_as_what_it_is(folder: Path, tmp_path: Path) -> 
     for path in folder.iterdir():
         if path.is_file():
             (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / LAYER).write_bytes(b"PK")
+    (tmp_path / LAYER).write_bytes(b"not a layer")
     with pytest.raises(RuntimeError, match="does not hold a whole second opinion"):
         SecondOpinion(tmp_path, ["hours"])
 

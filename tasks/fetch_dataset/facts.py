@@ -45,9 +45,9 @@ def _in_a_series(examples: Sequence[Example], answers: set[str]) -> set[str]:
         return set()
     kinds: dict[tuple[str, ...], list[tuple[frozenset[str], str]]] = defaultdict(list)
     for example in examples:
-        words = comparable(example.question).split()
-        entry = (frozenset(words), example.answer)
-        for kind in (("begins", *words[:2]), ("ends", *words[-2:])):
+        spoken = comparable(example.question).split()
+        entry = (frozenset(spoken), example.answer)
+        for kind in (("begins", *spoken[:2]), ("ends", *spoken[-2:])):
             if len(kinds[kind]) < _COMPARED:
                 kinds[kind].append(entry)
     series: set[str] = set()

@@ -51,7 +51,11 @@ def train_and_ask(train: Sequence[Row], test: Sequence[Row], names: Sequence[str
     started = time.monotonic()
     variant = VARIANTS[names[0]]
     config = TrainingConfig(
-        seed=seed, checkpoint_steps=1_000_000, early_stopping=EarlyStoppingConfig(enabled=variant.early_stopping)
+        max_source_tokens=128,
+        max_target_tokens=64,
+        seed=seed,
+        checkpoint_steps=1_000_000,
+        early_stopping=EarlyStoppingConfig(enabled=variant.early_stopping),
     )
     recipe = resolve_recipe(config, rows=len(train), has_out_of_scope=True)
     recipe = type(recipe).model_validate(recipe.model_dump() | BASELINE | dict(variant.recipe))

@@ -70,7 +70,7 @@ def settings_of(shape: str, device: str) -> "Setting":
     from benchmarks.training_ways import Setting, config_of
     from tasks.t5.scratch import train_tokenizer
 
-    rows, settings = read_questions(), TrainingConfig()
+    rows, settings = read_questions(), TrainingConfig(max_source_tokens=128, max_target_tokens=64)
     with tempfile.TemporaryDirectory() as folder:
         tokenizer = train_tokenizer(rows, settings.prompt, Path(folder))
     return Setting(shape, config_of(shape, len(tokenizer)), tokenizer, rows, device, settings)

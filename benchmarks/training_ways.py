@@ -28,6 +28,7 @@ from askline.progress import quiet
 from tasks.fine_tune.batches import loader
 from tasks.fine_tune.examples import IGNORED, Examples
 from tasks.fine_tune.loop import choices_for, train
+from tasks.fine_tune.lengths import SOURCE, TARGET
 from tasks.fine_tune.machine import Choices
 from tasks.fine_tune.recipe import Recipe, resolve_recipe
 from tasks.fine_tune.throughput import forward_backward_flops
@@ -245,8 +246,8 @@ def examples_for(setting: Setting, recipe: Recipe) -> Examples:
         setting.tokenizer,
         recipe,
         prompt=setting.settings.prompt,
-        max_source_tokens=setting.settings.max_source_tokens,
-        max_target_tokens=setting.settings.max_target_tokens,
+        max_source_tokens=setting.settings.max_source_tokens or SOURCE,
+        max_target_tokens=setting.settings.max_target_tokens or TARGET,
         unanswerable="",
     )
 

@@ -52,7 +52,7 @@ def full_pipeline(
     found = Findings(config, run)
     source = run_step(steps.resolve_source, config.dataset, run)
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))
-    base = run_step(steps.resolve_base, config.training, run)
+    base = run_step(steps.resolve_base, config.training, dataset, run)
     model = found.keep(run_step(steps.fine_tune, config.training, base, dataset, run))
     scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, config.training.answers, run))
     mlkey = config.deploy.mlkey

@@ -19,5 +19,5 @@ def train(config: PipelineConfig = PipelineConfig(), redo_from: Step | None = No
     run = open_run(config, redo_from=redo_from)
     source = run_step(steps.resolve_source, config.dataset, run)
     dataset = run_step(steps.fetch_dataset, config.dataset, source, run)
-    base = run_step(steps.resolve_base, config.training, run)
+    base = run_step(steps.resolve_base, config.training, dataset, run)
     return run_step(steps.fine_tune, config.training, base, dataset, run)

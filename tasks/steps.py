@@ -49,6 +49,7 @@ from tasks.deployed.restore import PutRight
 from tasks.evaluate import evaluate as evaluate_core
 from tasks.fetch_dataset import fetch_dataset as dataset_core
 from tasks.fine_tune import fine_tune as training_core
+from tasks.t5.scratch import AUTO
 from tasks.gate import champion as champion_core
 from tasks.gate import gate as gate_core
 from tasks.package import package as package_core
@@ -90,8 +91,10 @@ def fetch_dataset(config: DatasetConfig, source: SourceRef, run: Run) -> Dataset
 
 
 @task(name="resolve-base", **RETRIES, **ONCE_A_RUN)
-def resolve_base(config: TrainingConfig, run: Run) -> BaseRef:
-    """Pin the base model to something that cannot change: a commit or a hash."""
+def resolve_base(config: TrainingConfig, dataset: DatasetRef, run: Run) -> BaseRef:
+    """Choose the base where that is left open, and pin it to something that cannot change: a commit or a hash."""
+    if config.base == AUTO:
+        return base_core.choose_base(dataset.splits["train"], place=Workplace.of(run))
     return base_core.resolve_base(config.base, config.base_revision, place=Workplace.of(run))
 
 
@@ -105,7 +108,9 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
     place = place_of(run, "fine-tune")
     checkpoint_store = config.checkpoint_store or checkpoints_of(run)
     model = training_core.fine_tune(
-        config.model_copy(update={"base_revision": base.revision, "checkpoint_store": checkpoint_store}),
+        config.model_copy(
+            update={"base": base.name, "base_revision": base.revision, "checkpoint_store": checkpoint_store}
+        ),
         dataset,
         place=place,
     )

@@ -73,6 +73,13 @@ class PipelineConfig(Section):
     timeouts: TimeoutsConfig = TimeoutsConfig()
 
     @model_validator(mode="after")
+    def _the_sample_needs_no_download(self) -> Self:
+        if self.training.base == "auto" and self.dataset.source == "sample":
+            # The fine-tuning step sees the training's options alone.
+            object.__setattr__(self, "training", self.training.model_copy(update={"base": "scratch"}))
+        return self
+
+    @model_validator(mode="after")
     def _train_with_the_endpoints_role(self) -> Self:
         cluster = self.training.cluster
         if self.training.where == "sagemaker" and cluster.role_arn is None and self.deploy.role_arn is not None:

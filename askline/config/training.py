@@ -92,8 +92,10 @@ class TrainingConfig(Section):
         {"answers", "base", "base_revision", "checkpoint_steps", "checkpoint_store", "report_to", "where", "cluster"}
     )
 
-    base: str = Field("scratch", min_length=1)
-    """A Hub id such as google/flan-t5-base, a local folder, or "scratch": a small T5 trained from the dataset alone."""
+    base: str = Field("auto", min_length=1)
+    """A Hub id such as google/flan-t5-base, a local folder, or "scratch": a small T5 trained from the dataset alone.
+    "auto" is Flan-T5, small or base by the size of the data and the machine, where the Hub can be reached, else
+    "scratch"; for the sample it is "scratch"."""
     base_revision: str | None = None
     """Branch, tag or commit of the base on the Hub."""
     prompt: str = "question: {question} answer:"
@@ -108,10 +110,12 @@ class TrainingConfig(Section):
     """Peak learning rate; default 3e-4, for "scratch" 1.2e-3."""
     weight_decay: float = Field(0.01, ge=0, le=1)
     """AdamW weight decay."""
-    max_source_tokens: int = Field(128, ge=8, le=4096)
-    """A longer prompt is truncated."""
-    max_target_tokens: int = Field(64, ge=4, le=1024)
-    """A longer answer is truncated, and generation stops there."""
+    max_source_tokens: int | None = Field(None, ge=8, le=4096)
+    """A longer prompt is cut, which is counted and said. The default is what the questions need: 128, or more up to
+    512."""
+    max_target_tokens: int | None = Field(None, ge=4, le=1024)
+    """A longer answer is trained without its end, which is counted and said, and generation stops there. The default is
+    what the answers need: 64, or more up to 512."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor or GPU has it, fp16 on a GPU
     that has only that."""

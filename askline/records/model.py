@@ -11,12 +11,14 @@ class BaseRef(Record):
     """A base model, resolved to something that cannot change."""
 
     name: str
-    """What ``training.base`` says: a Hub id, a folder, or "scratch"."""
+    """A Hub id, a folder, or "scratch": what ``training.base`` says, or what was chosen where that says "auto"."""
     revision: str | None
     """Commit sha on the Hub; None for a folder or "scratch"."""
     fingerprint: str
     """The commit sha, the sha256 of the folder, or "scratch"."""
-    incidental: ClassVar[frozenset[str]] = frozenset({"name"})
+    why: str | None = None
+    """Why this one, where ``training.base`` leaves it open."""
+    incidental: ClassVar[frozenset[str]] = frozenset({"name", "why"})
 
 
 class ModelRef(Record):
@@ -37,6 +39,10 @@ class ModelRef(Record):
     seconds: float
     max_source_tokens: int
     max_target_tokens: int
+    cut_questions: int = 0
+    """Training questions whose prompt is longer than that."""
+    cut_answers: int = 0
+    """Training answers that are longer than that; the stored text of a known answer is whole all the same."""
     trained_parameters: int | None = None
     """Fewer than ``parameters`` where an adapter was trained."""
     choices: tuple[str, ...] = ()

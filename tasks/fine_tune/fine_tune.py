@@ -23,7 +23,7 @@ from tasks.fine_tune.remote_checkpoints import CheckpointStore
 from tasks.identity import ROOT, code_of
 from tasks.qa.rows import read_rows
 from tasks.t5.base import find_base
-from tasks.t5.scratch import SCRATCH
+from tasks.t5.scratch import AUTO, SCRATCH
 from tasks.workplace import Workplace
 
 #: What the trained weights depend on, beside the options, the dataset and the base. A run that differs in none of it
@@ -41,6 +41,8 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
         Its ``work`` holds checkpoints and downloaded bases. A run that was killed goes on from its newest whole
         checkpoint there; checkpoints are removed once the artifact is stored. Its ``progress`` is told
         ``step 120/500 loss 0.42 eta 31 s``.
+    config
+        A base of "auto" that nobody has decided yet (:func:`tasks.t5.base.choose_base`) is "scratch".
 
     Raises
     ------
@@ -52,6 +54,8 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
         If the dataset is missing or damaged, or the artifact cannot be written.
     """
     started = time.monotonic()
+    if config.base == AUTO:
+        config = config.model_copy(update={"base": SCRATCH})
     dataset_folder = place.store.verify("dataset", dataset.sha256)
     rows = read_rows(dataset_folder, "train")
     if not rows:
@@ -104,8 +108,10 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
         train_loss=done.train_loss,
         precision=done.precision,
         seconds=time.monotonic() - started,
-        max_source_tokens=config.max_source_tokens,
-        max_target_tokens=config.max_target_tokens,
+        max_source_tokens=done.lengths.max_source_tokens,
+        max_target_tokens=done.lengths.max_target_tokens,
+        cut_questions=done.lengths.cut_questions,
+        cut_answers=done.lengths.cut_answers,
         trained_parameters=done.trained_parameters,
         choices=done.choices,
         rates=done.rates,

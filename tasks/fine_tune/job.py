@@ -24,6 +24,7 @@ from askline.errors import TrainingError
 from askline.progress import Progress, quiet
 from askline.records import Record
 from tasks.fine_tune.checkpoints import checkpoints_in
+from tasks.fine_tune.lengths import Lengths, fit_lengths
 from tasks.fine_tune.recipe import Recipe
 from tasks.qa.rows import Row, read_rows
 from tasks.t5.base import Base, load_base
@@ -87,6 +88,8 @@ class JobResult(Record):
     """The step whose weights were kept by early stopping."""
     best_exact_match: float | None = None
     """Exact match on the validation questions at that step."""
+    lengths: Lengths
+    """How many tokens were read and written, and what that cut."""
 
 
 def run_job(job: TrainingJob, *, progress: Progress = quiet) -> JobResult:
@@ -151,13 +154,14 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
     from tasks.fine_tune.examples import Examples
     from tasks.fine_tune.loop import choices_for, train
 
+    lengths = fit_lengths(config, rows, tokenizer)
     examples = Examples(
         rows,
         tokenizer,
         job.recipe,
         prompt=config.prompt,
-        max_source_tokens=config.max_source_tokens,
-        max_target_tokens=config.max_target_tokens,
+        max_source_tokens=lengths.max_source_tokens,
+        max_target_tokens=lengths.max_target_tokens,
         unanswerable=job.unanswerable,
         subwords=_subwords(pieces) if job.base is None else None,
     )
@@ -169,7 +173,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         trained = model.num_parameters(only_trainable=True)
     choices = choices_for(model, examples, job.recipe, config)
     recipe = job.recipe.model_copy(update={"precision": choices.precision})
-    for reason in choices.reasons:
+    for reason in (*choices.reasons, *lengths.reasons):
         log.info("%s", reason)
     progress(0.0, "; ".join(choices.reasons))
     early = None
@@ -181,8 +185,8 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
             patience=config.early_stopping.patience,
             folder=job.checkpoints,
             prompt=config.prompt,
-            max_source_tokens=config.max_source_tokens,
-            max_target_tokens=config.max_target_tokens,
+            max_source_tokens=lengths.max_source_tokens,
+            max_target_tokens=lengths.max_target_tokens,
         )
     done = train(
         model,
@@ -198,7 +202,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         progress=progress,
     )
     if processes.is_main_process:
-        _write(job, recipe, done.model, tokenizer, done.curve, pieces if pieces.is_file() else None, early)
+        _write(job, recipe, lengths, done.model, tokenizer, done.curve, pieces if pieces.is_file() else None, early)
     processes.wait_for_everyone()
 
     last = done.curve[-max(1, len(done.curve) // 20) :]
@@ -211,10 +215,11 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
         trained_parameters=trained,
         precision=recipe.precision,
         seconds=time.monotonic() - started,
-        choices=choices.reasons + done.notes,
+        choices=choices.reasons + lengths.reasons + done.notes,
         rates=done.rates,
         best_step=best[0] if best else None,
         best_exact_match=best[1] if best else None,
+        lengths=lengths,
     )
 
 
@@ -265,6 +270,7 @@ def library_versions() -> dict[str, str]:
 def _write(
     job: TrainingJob,
     recipe: Recipe,
+    lengths: Lengths,
     model: Any,
     tokenizer: Any,
     curve: list[dict[str, float]],
@@ -282,12 +288,12 @@ def _write(
 
             revision = job.about.get("base", {}).get("revision")
             model = merge(model, job.output, base=job.base_name, revision=revision)
-        export(model, tokenizer, job.output, pieces=pieces, max_target_tokens=config.max_target_tokens)
+        export(model, tokenizer, job.output, pieces=pieces, max_target_tokens=lengths.max_target_tokens)
         about = {
             "format": 1,
             "prompt": config.prompt,
-            "max_source_tokens": config.max_source_tokens,
-            "max_target_tokens": config.max_target_tokens,
+            "max_source_tokens": lengths.max_source_tokens,
+            "max_target_tokens": lengths.max_target_tokens,
             "unanswerable": job.unanswerable,
             "recipe": recipe.model_dump(),
             "versions": library_versions(),

@@ -5,7 +5,7 @@ from typing import Literal
 
 from askline.config import TrainingConfig
 from askline.records import Record
-from tasks.t5.scratch import SCRATCH
+from tasks.t5.scratch import AUTO, SCRATCH
 
 #: A small T5 starts from noise, so that it needs as many steps on little data as on much; on large data it needs
 #: at least these passes.
@@ -63,7 +63,7 @@ def resolve_recipe(config: TrainingConfig, *, rows: int, has_out_of_scope: bool)
     has_out_of_scope
         Whether some of them are out of scope: only then is the model taught to abstain on invented ones too.
     """
-    scratch = config.base == SCRATCH
+    scratch = config.base in (SCRATCH, AUTO)
     batch_size = config.batch_size or (64 if scratch else 4)
     augment = scratch if config.augment is None else config.augment
     # What is invented is added to the rows, so that an epoch is a little longer than the dataset.

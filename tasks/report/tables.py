@@ -78,6 +78,7 @@ def model(record: ModelRef) -> Table:
         ["training loss", f"{record.train_loss:.4f}"],
         ["precision", record.precision],
         ["tokens, at most", f"{record.max_source_tokens} of a prompt, {record.max_target_tokens} of an answer"],
+        ["cut in training", f"{record.cut_questions:,} questions, {record.cut_answers:,} answers"],
         ["prompt", record.prompt],
     ]
     if record.trained_parameters is not None:

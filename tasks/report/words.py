@@ -56,7 +56,11 @@ def _(record: SourceRef) -> str:
 
 @words.register
 def _(record: BaseRef) -> str:
-    return record.name + (f" at {record.revision[:12]}" if record.revision else "")
+    return (
+        record.name
+        + (f" at {record.revision[:12]}" if record.revision else "")
+        + (f": {record.why}" if record.why else "")
+    )
 
 
 @words.register
@@ -71,6 +75,8 @@ def _(record: ModelRef) -> str:
     return (
         f"{record.base}, {record.parameters / 1e6:.1f} M parameters, {record.steps:,} steps, "
         f"loss {record.train_loss:.3f}, {record.precision}"
+        + (f", {record.cut_questions:,} questions cut" if record.cut_questions else "")
+        + (f", {record.cut_answers:,} answers trained without their end" if record.cut_answers else "")
     )
 
 

@@ -1,6 +1,8 @@
 """The base model: a local folder, or a repository on the Hub resolved to a commit and downloaded once."""
 
 import json
+import queue
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,8 +13,18 @@ from askline.clients import hub_client, public_hub
 from askline.errors import HubError, TrainingError
 from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
-from tasks.t5.scratch import SCRATCH, initial_model, small_t5, tokenizer_from_pieces
+from tasks.t5.scratch import SCRATCH, SENTINELS, initial_model, small_t5, tokenizer_from_pieces
+from tasks.t5.whole import check_tokenizer_fits, check_tokenizer_is_there, check_weights
 from tasks.workplace import Workplace
+
+#: ``model_type`` of what is fine-tuned. mT5 is T5 1.1 over another vocabulary, which writes every script and has no
+#: sentinels; it is trained, exported and packaged as T5.
+KINDS = ("t5", "mt5")
+#: Seconds within which a Hub has to answer, where the base is chosen.
+PATIENCE = 2.0
+#: Training questions up to which flan-t5-base trains in less than about twenty minutes without a GPU: six passes at the
+#: 2.7 questions a second of one core in fp32.
+BASE_ON_A_PROCESSOR = 500
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,53 @@ def find_base(base: str, revision: str | None, *, place: Workplace) -> Base:
     return found
 
 
+def choose_base(rows: int, *, place: Workplace, seconds: float = PATIENCE) -> BaseRef:
+    """Choose a base for somebody's own data: Flan-T5 where a Hub has it, else the small T5 that needs no download.
+
+    Parameters
+    ----------
+    rows
+        Training questions.
+    seconds
+        How long a Hub may take to answer.
+    """
+    name, why = _flan_t5(rows)
+    located: queue.SimpleQueue[_Located | HubError] = queue.SimpleQueue()
+
+    def locate() -> None:
+        try:
+            located.put(_locate(name, None, place.target))
+        except Exception as error:  # noqa: BLE001 - whatever it is, there is no base to be had there
+            located.put(error if isinstance(error, HubError) else HubError(_first_line(error)))
+
+    # A thread of its own: resolving a name has no time limit that can be set.
+    threading.Thread(target=locate, daemon=True).start()
+    try:
+        found = located.get(timeout=seconds)
+    except queue.Empty:
+        found = HubError(f"no answer within {seconds:g} s")
+    if isinstance(found, _Located):
+        return BaseRef(name=name, revision=found.sha, fingerprint=found.sha, why=why)
+    return BaseRef(
+        name=SCRATCH,
+        revision=None,
+        fingerprint=SCRATCH,
+        why=f"{name} cannot be had here, so a small T5 learns from your questions alone; it knows no other words than "
+        "theirs. With a network, or --training.base FOLDER, Flan-T5 understands more ways to ask",
+    )
+
+
+def _flan_t5(rows: int) -> tuple[str, str]:
+    """Return which Flan-T5 suits the data and the machine, and why."""
+    from torch.cuda import is_available
+
+    if is_available():
+        return "google/flan-t5-base", "there is a GPU"
+    if rows <= BASE_ON_A_PROCESSOR:
+        return "google/flan-t5-base", f"{rows:,} questions are few enough to train it without a GPU"
+    return "google/flan-t5-small", f"without a GPU, {rows:,} questions would train for hours with flan-t5-base"
+
+
 def resolve_base(base: str, revision: str | None, *, place: Workplace) -> BaseRef:
     """Pin a base to a commit or a hash, without downloading it.
 
@@ -91,12 +150,16 @@ def load_base(base: Base) -> tuple[Any, Any]:
     import torch
     from transformers import T5ForConditionalGeneration, T5Tokenizer
 
+    check_tokenizer_is_there(base.folder, base.name)
+    sentinels = SENTINELS if _kind(base) == "t5" else 0
     try:
         pieces = base.folder / "spiece.model"
         if pieces.is_file() and not (base.folder / "tokenizer.json").is_file():
-            tokenizer = tokenizer_from_pieces(pieces)
-        else:
+            tokenizer = tokenizer_from_pieces(pieces, sentinels)
+        elif sentinels:
             tokenizer = T5Tokenizer.from_pretrained(base.folder)
+        else:
+            tokenizer = T5Tokenizer.from_pretrained(base.folder, extra_ids=0)
         model, report = T5ForConditionalGeneration.from_pretrained(
             base.folder, dtype=torch.float32, output_loading_info=True
         )
@@ -107,11 +170,8 @@ def load_base(base: Base) -> tuple[Any, Any]:
         raise TrainingError(
             f"the base {base.name} lacks {len(names)} weights, such as {names[0]}; it is no whole T5 checkpoint"
         )
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise TrainingError(
-            f"the base {base.name} has a tokenizer of {len(tokenizer)} tokens but "
-            f"{model.get_input_embeddings().num_embeddings} embeddings; the two do not belong together"
-        )
+    check_weights(base.folder, model, base.name)
+    check_tokenizer_fits(tokenizer, model.get_input_embeddings().num_embeddings, base.name)
     return model, tokenizer
 
 
@@ -234,7 +294,8 @@ def _explained(repo: str, revision: str | None, target: Target) -> Iterator[None
         ) from error
 
 
-def _check_is_t5(base: Base) -> None:
+def _kind(base: Base) -> str | None:
+    """Return the base's ``model_type``: the one place that decides what is trained is ``KINDS``."""
     try:
         config = json.loads((base.folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -243,10 +304,16 @@ def _check_is_t5(base: Base) -> None:
         ) from error
     except ValueError as error:
         raise TrainingError(f"the config.json of the base {base.name} is no JSON: {error}") from error
-    kind = config.get("model_type")
-    if kind != "t5":
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _check_is_t5(base: Base) -> None:
+    kind = _kind(base)
+    if kind not in KINDS:
         raise TrainingError(
-            f"the base {base.name} is of type {kind!r}; askline fine-tunes T5 and Flan-T5 (model_type t5)"
+            f"the base {base.name} is of type {kind!r}; askline fine-tunes T5, Flan-T5 and mT5 (model_type "
+            f"{' or '.join(KINDS)})"
         )
 
 

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 #: What ``training.base`` is called where there is none.
 SCRATCH = "scratch"
+#: Leaves the base to be chosen by what can be had; undecided, it is the one that needs no download.
+AUTO = "auto"
 #: Pieces of the vocabulary: most words that occur twice get a piece of their own.
 VOCABULARY = 2500
 #: Share of a piece's initial embedding that comes from its spelling; the rest is noise that tells two pieces apart.
 SPELLING = 0.95
 #: Lengths of the character n-grams that make up a spelling.
 NGRAMS = (2, 3, 4)
-#: Fewer rows than this hold nothing that a tokenizer and a model could be trained on.
-MINIMUM_ROWS = 4
 #: Tokens <extra_id_0> … at the end of every T5 vocabulary.
 SENTINELS = 100
 
@@ -41,15 +41,10 @@ def train_tokenizer(rows: Sequence[Row], prompt: str, folder: Path) -> Any:
     Raises
     ------
     TrainingError
-        If the dataset is too small to train a tokenizer on.
+        If no tokenizer can be trained on the text.
     """
     import sentencepiece
 
-    if len(rows) < MINIMUM_ROWS:
-        raise TrainingError(
-            f"the training split has {len(rows)} rows, and a model from scratch needs at least {MINIMUM_ROWS} (and a "
-            "few hundred to be of use). Add rows, or fine-tune a pretrained model: --training.base google/flan-t5-base"
-        )
     texts = [text for row in rows for text in (format_prompt(prompt, row.question), row.answer)]
     characters = len(set(unicodedata.normalize("NFKC", "".join(texts))))
     model = io.BytesIO()
@@ -88,8 +83,8 @@ def _doubled_words(texts: Sequence[str]) -> list[str]:
     return [word * 2 for word, count in counts.items() if count > 1]
 
 
-def tokenizer_from_pieces(path: Path) -> Any:
-    """Return the T5 tokenizer of a SentencePiece model, with T5's 100 sentinels at its end.
+def tokenizer_from_pieces(path: Path, sentinels: int = SENTINELS) -> Any:
+    """Return the T5 tokenizer of a SentencePiece model, with T5's sentinels at its end; mT5 has none.
 
     ``T5Tokenizer.from_pretrained`` does the same with the generated code in the sentencepiece package, which only loads
     beside one generation of protobuf; the copy in transformers loads beside all that are supported.
@@ -100,9 +95,9 @@ def tokenizer_from_pieces(path: Path) -> Any:
     model = sentencepiece_model_pb2_new.ModelProto()
     model.ParseFromString(path.read_bytes())
     pieces = [(piece.piece, piece.score) for piece in model.pieces]
-    pieces += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(SENTINELS))]
+    pieces += [(f"<extra_id_{number}>", 0.0) for number in reversed(range(sentinels))]
     return T5Tokenizer(
-        vocab=pieces, extra_ids=SENTINELS, _spm_precompiled_charsmap=model.normalizer_spec.precompiled_charsmap or None
+        vocab=pieces, extra_ids=sentinels, _spm_precompiled_charsmap=model.normalizer_spec.precompiled_charsmap or None
     )
 
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 TOKENIZERS = ("tokenizer.json", "spiece.model")
 HEAD = "lm_head.weight"
 EMBEDDINGS = ("shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
-#: Embeddings beyond the tokenizer's last token are padding: T5 has 28 of them, mT5 12, and no base more than this.
-PADDING = 256
+#: Embeddings beyond the tokenizer's last token are padding: T5 has 28 of them, mT5 12.
+PADDING = 128
 
 
 def check_tokenizer_is_there(folder: Path, name: str) -> None:

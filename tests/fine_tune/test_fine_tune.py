@@ -496,9 +496,7 @@ def test_a_base_that_is_no_t5(store: ArtifactStore, dataset: DatasetRef, tmp_pat
     with pytest.raises(TrainingError, match="type 'bert'; askline fine-tunes T5"):
         train(TrainingConfig(base=str(folder)), dataset, store, tmp_path)
     (folder / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(
-        TrainingError, match="the base bert comes without its tokenizer: it has neither tokenizer.json nor spiece.model"
-    ):
+    with pytest.raises(TrainingError, match="the base bert comes without its tokenizer"):
         train(TrainingConfig(base=str(folder)), dataset, store, tmp_path)
     with pytest.raises(TrainingError, match="nor a Hub id"):
         train(TrainingConfig(base="no spaces/please now"), dataset, store, tmp_path)

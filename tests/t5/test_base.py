@@ -18,6 +18,7 @@ from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row
 from tasks.t5.base import Base, choose_base, load_base
 from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
+from tasks.t5.whole import check_tokenizer_fits
 from tasks.workplace import Workplace
 
 ROWS = [Row(f"What is the use of part {n} of the machine?", f"It holds part {n + 1}.", None, True) for n in range(30)]
@@ -85,9 +86,10 @@ def test_a_base_without_its_tokenizer_or_with_another_ones_is_refused(whole: Pat
         (folder / name).unlink()
     with pytest.raises(TrainingError, match="comes without its tokenizer"):
         load(folder)
-    train_tokenizer(ROWS[:1], "q: {question}", folder)
-    with pytest.raises(TrainingError, match="the two do not belong together"):
-        load(folder)
+    with pytest.raises(TrainingError, match="a tokenizer of 104 tokens but 32,128 embeddings; the two do not belong"):
+        check_tokenizer_fits(range(104), 32_128, "little")
+    check_tokenizer_fits(range(32_100), 32_128, "flan-t5-small")
+    check_tokenizer_fits(range(250_100), 250_112, "mt5-small")
 
 
 def test_mt5_is_trained_as_the_t5_that_it_is_without_sentinels(whole: Path, tmp_path: Path) -> None:

@@ -27,8 +27,8 @@ from askline.config import TrainingConfig
 from askline.progress import quiet
 from tasks.fine_tune.batches import loader
 from tasks.fine_tune.examples import IGNORED, Examples
-from tasks.fine_tune.loop import choices_for, train
 from tasks.fine_tune.lengths import SOURCE, TARGET
+from tasks.fine_tune.loop import choices_for, train
 from tasks.fine_tune.machine import Choices
 from tasks.fine_tune.recipe import Recipe, resolve_recipe
 from tasks.fine_tune.throughput import forward_backward_flops

@@ -103,7 +103,8 @@ class TrainingConfig(Section):
     epochs: float | None = Field(None, gt=0, le=1000)
     """Passes over the training questions; default 6 for a pretrained base."""
     max_steps: int | None = Field(None, ge=1)
-    """Optimizer steps, instead of epochs; default 400 for "scratch", or 15 epochs where that is more."""
+    """Optimizer steps, instead of epochs; default for "scratch" 150 and one for each question, at
+    most 400, or 15 epochs where that is more."""
     batch_size: int | None = Field(None, ge=1, le=4096)
     """Questions per step; default 4, for "scratch" 64."""
     learning_rate: float | None = Field(None, gt=0, le=1)

@@ -49,7 +49,6 @@ from tasks.deployed.restore import PutRight
 from tasks.evaluate import evaluate as evaluate_core
 from tasks.fetch_dataset import fetch_dataset as dataset_core
 from tasks.fine_tune import fine_tune as training_core
-from tasks.t5.scratch import AUTO
 from tasks.gate import champion as champion_core
 from tasks.gate import gate as gate_core
 from tasks.package import package as package_core
@@ -68,6 +67,7 @@ from tasks.running.retries import RETRIES
 from tasks.running.run_step import run_step
 from tasks.smoke_invoke import smoke_invoke as smoke_core
 from tasks.t5 import base as base_core
+from tasks.t5.scratch import AUTO
 from tasks.workplace import Workplace, checkpoints_of
 
 

@@ -25,7 +25,8 @@ import re
 import reprlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -99,6 +100,10 @@ class Answerer:
     unanswerable: str = ""
     known: Any = None
     """The :class:`~inference.known_answers.KnownAnswers` that it says and nothing else; None writes freely."""
+    second_opinion: Any = None
+    """The :class:`~inference.second_opinion.SecondOpinion` on the questions, where the package has one."""
+    judgement: Mapping[str, Any] | None = None
+    """How the opinions are judged together; see :func:`inference.judgement.judge`. None: by the calibration."""
     bare_answers: bool = False
     """Answer as the first version's endpoint did: with the text alone, as a JSON string."""
 
@@ -125,14 +130,19 @@ def model_fn(model_dir: str, context: object = None) -> Answerer:
     except (KeyError, TypeError, ValueError) as error:
         raise RuntimeError(f"{MANIFEST} is damaged or of another version: {error!r}") from error
     _check_files(folder, files)
+    threads, judgement = _threads(parameters), manifest.get("judgement")
+    engine = build(folder, source, target, threads)
+    known, second_opinion = _load_known(folder, threads, judgement) if manifest.get("known_answers") else (None, None)
     return Answerer(
-        engine=build(folder, source, target, _threads(parameters)),
+        engine=engine,
         prompt=prompt,
         max_target_tokens=target,
         model_version=str(manifest.get("model_version", "unknown")),
         calibration=manifest.get("calibration") or {},
         unanswerable=str(manifest.get("unanswerable") or ""),
-        known=_known_answers(folder) if manifest.get("known_answers") else None,
+        known=known,
+        second_opinion=second_opinion,
+        judgement=judgement,
         bare_answers=manifest.get("answers") == "bare",
     )
 
@@ -182,18 +192,21 @@ def predict_fn(data: Request, model: Answerer) -> dict[str, Any]:
         given = options["max_new_tokens"]
         raise ValueError(f"max_new_tokens is {given}: this model gives at most {model.max_target_tokens}")
     questions = [_without_first_version_suffix(q) if model.bare_answers else q for q in data.questions]
-    # As in training: plain replacement, so that braces in a question stay, and runs of white space as one space.
-    prompts = [model.prompt.replace("{question}", " ".join(question.split())) for question in questions]
     started = time.perf_counter()
     if model.known is None:
-        found = model.engine.generate(prompts, **options)
+        found = model.engine.generate(_prompts(questions, model), **options)
         answers = [_answer(*each, model, most_tokens=options["max_new_tokens"]) for each in found]
     else:
-        answers = _known(prompts, model, data.parameters)
+        answers = _known(questions, model, data.parameters)
     seconds = time.perf_counter() - started
     if model.bare_answers:
         return {"bare": [item["answer"] for item in answers]}
     return {"answers": answers, "model_version": model.model_version, "seconds": round(seconds, 4)}
+
+
+def _prompts(questions: Sequence[str], model: Answerer) -> list[str]:
+    # As in training: plain replacement, so that braces in a question stay, and runs of white space as one space.
+    return [model.prompt.replace("{question}", " ".join(question.split())) for question in questions]
 
 
 def output_fn(prediction: dict[str, Any], accept: str | None = "application/json") -> str:
@@ -234,40 +247,58 @@ def _answer(text: str, probability: float, tokens: int, model: Answerer, *, most
     return answer | {"finish_reason": "free" if tokens < most_tokens else "length"}
 
 
-def _known(prompts: Sequence[str], model: Answerer, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the known answers to the prompts, with what a free answer comes with."""
+def _known(questions: Sequence[str], model: Answerer, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the known answers to the questions, with what a free answer comes with."""
     module = _module("known_answers")
-    posteriors = model.engine.known(prompts, model.known.trie, module.KEPT)
-    verdicts = [_verdict(posterior, model) for posterior in posteriors]
+    posteriors = model.engine.known(_prompts(questions, model), model.known.trie, module.KEPT)
+    second = model.second_opinion
+    opinions = [None] * len(questions) if second is None else second.opinion(questions)
+    verdicts = [_verdict(*each, model) for each in zip(posteriors, opinions, strict=True)]
     replies = module.replies(verdicts, model.known, declining=model.unanswerable, parameters=parameters)
     answers = []
     for reply, verdict, posterior in zip(replies, verdicts, posteriors, strict=True):
         answer = reply | {"token_probability": round(posterior.token_probability, 6), "tokens": posterior.steps}
-        if verdict.declined and verdict.candidates and posterior.indices[0] >= 0:
-            withheld = model.known[verdict.candidates[0][0]]
+        if verdict.withheld is not None:
+            withheld = model.known[verdict.withheld]
             answer |= {"withheld": withheld["text"], "withheld_id": withheld["id"]}
         answers.append(answer)
     return answers
 
 
-def _verdict(posterior: Any, model: Answerer) -> Any:
-    """Judge by the model's posterior alone: decline where it does, and below the package's threshold."""
+def _verdict(posterior: Any, opinion: Any, model: Answerer) -> Any:
+    """Judge by both opinions where the package says how; else by the model's alone: below the threshold it declines."""
     module = _module("known_answers")
-    confidence, threshold = (
-        calibrated(posterior.token_probability, model.calibration),
-        model.calibration.get("threshold"),
-    )
-    declines = posterior.indices[0] == module.DECLINING
+    if model.judgement is not None:
+        found = _module("judgement").judge(posterior, opinion, model.judgement)
+        matched, declined = found.matched_question, found.answer is None
+        return module.Verdict(
+            candidates=found.alternatives if declined else ((found.answer, found.confidence), *found.alternatives),
+            declined=declined,
+            confidence=found.confidence,
+            withheld=found.best if declined else None,
+            matched_question=None if matched is None else model.second_opinion.questions[matched],
+        )
+    confidence = calibrated(posterior.token_probability, model.calibration)
+    threshold = model.calibration.get("threshold")
+    candidates = module.candidates(posterior, confidence)
+    means_to = bool(posterior.indices[0] == module.DECLINING)
+    unsure = threshold is not None and confidence < threshold
     return module.Verdict(
-        candidates=module.candidates(posterior, confidence),
-        declined=bool(declines) or (threshold is not None and confidence < threshold),
+        candidates=candidates,
+        declined=means_to or unsure,
         confidence=confidence,
+        withheld=candidates[0][0] if unsure and not means_to else None,
     )
 
 
-def _known_answers(folder: Path) -> Any:
+def _load_known(folder: Path, threads: int, judgement: Any) -> tuple[Any, Any]:
+    """Return the known answers and, where the package has one, the second opinion on them."""
     trie = _module("trie").Trie.load(folder / "answers.bin")
-    return _module("known_answers").KnownAnswers(folder, trie)
+    known = _module("known_answers").KnownAnswers(folder, trie)
+    if judgement is None or not (folder / "second_opinion.onnx").is_file():
+        return known, None
+    with _carried_libraries(folder):
+        return known, _module("second_opinion").SecondOpinion(folder, known.ids, threads=threads)
 
 
 def calibrated(probability: float, calibration: Mapping[str, Any]) -> float:
@@ -363,15 +394,21 @@ def _check_files(folder: Path, sha256: Mapping[str, str]) -> None:
             raise RuntimeError(f"{path} is not the one that was packed (its sha256 differs): unpack the archive again")
 
 
-def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads: int) -> Engine:
+@contextmanager
+def _carried_libraries(folder: Path) -> Iterator[None]:
+    """Put the archive's own libraries first on the path while they are imported, and only then.
+
+    So the engine has those that it was proved with, and nothing else of the container finds them.
+
+    Raises
+    ------
+    RuntimeError
+        If they cannot be imported.
+    """
     carried = folder / "code" / "lib" / f"cp{sys.version_info.major}{sys.version_info.minor}"
-    # First on the path, so that the engine's libraries are the archive's own; and only while they are imported, so
-    # that nothing else of the container finds them.
     sys.path.insert(0, str(carried))
     try:
-        engine: Engine = _module("engine_onnx").OnnxEngine(
-            folder, max_source_tokens, max_target_tokens, threads=threads
-        )
+        yield
     except ImportError as error:
         there = sorted(path.name for path in carried.parent.glob("cp*")) or "none"
         raise RuntimeError(
@@ -380,6 +417,13 @@ def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads:
         ) from error
     finally:
         sys.path.remove(str(carried))
+
+
+def _onnx(folder: Path, max_source_tokens: int, max_target_tokens: int, threads: int) -> Engine:
+    with _carried_libraries(folder):
+        engine: Engine = _module("engine_onnx").OnnxEngine(
+            folder, max_source_tokens, max_target_tokens, threads=threads
+        )
     return engine
 
 

@@ -34,6 +34,8 @@ class Verdict(NamedTuple):
     declined: bool
     confidence: float
     """Of what is said or, where it was declined for want of confidence, of what would have been."""
+    withheld: int | None = None
+    """The answer that would have been said, where it was declined for want of confidence."""
     matched_question: str | None = None
     """The known question that this one was taken for, where the package says."""
 

@@ -9,6 +9,23 @@ import yaml
 _FRONT_MATTER = re.compile(r"\A\ufeff?\s*---[ \t]*\r?\n(.*?)(?:\r?\n)?---[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _LISTS_OF_TEXT = ("tags", "datasets", "metrics", "language", "base_model", "license")
 MAX_CARD = 2 * 1024 * 1024
+#: Tasks that the Hub sorts models by, as the npm package @huggingface/tasks 0.21.54 (November 2026) lists them.
+# fmt: off
+PIPELINE_TAGS = frozenset({
+    "any-to-any", "audio-classification", "audio-text-to-text", "audio-to-audio", "automatic-speech-recognition",
+    "depth-estimation", "document-question-answering", "feature-extraction", "fill-mask", "graph-ml",
+    "image-classification", "image-feature-extraction", "image-segmentation", "image-text-to-image",
+    "image-text-to-text", "image-text-to-video", "image-to-3d", "image-to-image", "image-to-text", "image-to-video",
+    "keypoint-detection", "mask-generation", "multiple-choice", "object-detection", "other", "question-answering",
+    "reinforcement-learning", "robotics", "sentence-similarity", "summarization", "table-question-answering",
+    "table-to-text", "tabular-classification", "tabular-regression", "tabular-to-text", "text-classification",
+    "text-generation", "text-ranking", "text-retrieval", "text-to-3d", "text-to-audio", "text-to-image",
+    "text-to-speech", "text-to-video", "time-series-forecasting", "token-classification", "translation",
+    "unconditional-image-generation", "video-classification", "video-text-to-text", "video-to-video",
+    "visual-document-retrieval", "visual-question-answering", "voice-activity-detection",
+    "zero-shot-classification", "zero-shot-image-classification", "zero-shot-object-detection",
+})
+# fmt: on
 
 
 def split_card(text: str) -> tuple[str | None, str]:
@@ -45,7 +62,11 @@ def check_card(text: str) -> tuple[list[str], list[str]]:
             errors.append(f'"{name}" must be a text or a list of texts')
     if "model-index" in data:
         errors.extend(_check_model_index(data["model-index"]))
-    return errors, []
+    warnings = []
+    task = data.get("pipeline_tag")
+    if task is not None and task not in PIPELINE_TAGS:
+        warnings.append(f'the pipeline tag "{task}" is not in the official list: {", ".join(sorted(PIPELINE_TAGS))}')
+    return errors, warnings
 
 
 def _is_text_or_texts(value: object) -> bool:

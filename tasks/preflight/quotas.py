@@ -58,8 +58,8 @@ def _serverless(config: PipelineConfig, plan: DeployPlan, target: Target) -> Che
 
 
 def _instances(config: PipelineConfig, plan: DeployPlan, target: Target) -> Checks:
-    kind, count = _instance(config, plan)
-    if kind is None:
+    kind, count = plan.instance, plan.instance_count
+    if kind is None or count is None:
         yield unknown("quota: instances", "not checked: the plan names no instance")
         return
     most = _value(_quotas(target), re.compile(re.escape(f"{kind} for endpoint usage"), re.IGNORECASE))
@@ -71,14 +71,7 @@ def _instances(config: PipelineConfig, plan: DeployPlan, target: Target) -> Chec
         wanted=max(count, config.deploy.autoscaling.max or 0),
         used=used,
         unit=f"instances of {kind} for endpoints (an update runs old and new side by side)",
-        remedy="deploy.instance_count or deploy.instance_type",
-    )
-
-
-def _instance(config: PipelineConfig, plan: DeployPlan) -> tuple[str | None, int]:
-    kind = getattr(plan, "instance_type", None) or config.deploy.instance_type
-    return (None if kind == "auto" else str(kind)), int(
-        getattr(plan, "instance_count", None) or config.deploy.instance_count
+        remedy="deploy.instance_count, or choose another deploy.instance_type",
     )
 
 

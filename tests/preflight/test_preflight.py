@@ -191,6 +191,25 @@ def test_instances_are_held_against_their_quota_with_those_that_run(place: Place
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", ["real-time", "async"])
+def test_an_instance_that_the_plan_chose_is_held_against_its_quota(place: Place, kind: str) -> None:
+    options = ["--deploy.target", kind, "--deploy.mlkey", "other", "--api.enabled", "false"]
+    chosen = place.plan(place.config(*options)).instance
+    assert chosen is not None
+    before = aws_client(place.target, "sagemaker").list_models()["Models"]
+    try:
+        place.quotas(**{f"{chosen} for endpoint usage": 1})
+        assert place.check(*options).failed == ()
+        found = place.check(*options, "--deploy.instance-count", "2")
+        assert f"2 wanted, 0 in use, 1 allowed: instances of {chosen}" in failed(found, "quota: instances").found
+        with pytest.raises(PreflightError, match="nothing was created"):
+            require(found)
+    finally:
+        place.quotas()
+    assert aws_client(place.target, "sagemaker").list_models()["Models"] == before
+
+
+@pytest.mark.slow
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_made(place: Place) -> None:
     before = aws_client(place.target, "sagemaker").list_models()["Models"]
     bad = store_package(place.store, lambda path: path.write_bytes(b"no archive"))

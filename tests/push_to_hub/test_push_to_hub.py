@@ -16,6 +16,7 @@ from askline.config import HubConfig
 from askline.errors import ArtifactError, HubError
 from askline.records import DatasetRef, HubRef, SourceRef, SplitScores, Target
 from askline.store import ArtifactStore
+from local_cloud.hub.cards import check_card
 from tasks.push_to_hub.model_card import model_card, source_name
 from tasks.push_to_hub.push_to_hub import find_token, push_to_hub, repository_id, version_tag
 from tasks.workplace import Workplace
@@ -367,6 +368,15 @@ def test_the_card_reads_back_with_what_the_records_say(run, tmp_path):
     assert r"2 questions have \*two\* answers" in card.text
     for heading in ("How to call it", "Data", "Scores", "Examples", "Intended use", "Limits", "Training"):
         assert f"\n## {heading}\n" in card.text
+
+
+def test_the_hub_knows_the_cards_task_and_has_nothing_against_the_rest(run):
+    card = card_of(run, language=["en"])
+    assert check_card(card) == ([], [])
+    _, warnings = check_card(card.replace("pipeline_tag: question-answering", "pipeline_tag: text2text-generation"))
+    assert ['the pipeline tag "text2text-generation" is not in the official list' in each for each in warnings] == [
+        True
+    ]
 
 
 def test_the_card_is_the_same_for_the_same_records(run):

@@ -109,8 +109,7 @@ class Bench:
     def answering(self, mlkey: str) -> str:
         """Return the version that answers for an MLKey."""
         try:
-            text = Caller(f"serv-hf-endpoint-{mlkey}", target=self.target).ask("?")
-            return str(json.loads(text)["answers"][0]["answer"]).partition(" ")[0]
+            return Caller(f"serv-hf-endpoint-{mlkey}", target=self.target).ask("?").text.partition(" ")[0]
         except AsklineError as error:
             return f"nobody: {error}"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from askline.errors import AsklineError, BusyError, ConfigError, DatasetFormatError
-from tasks.ask.package import BatchAnswer
+from tasks.ask.answer import Answer
 from tasks.batch_answer.questions import Questions
 
 NEW_COLUMNS = ("answer", "confidence", "model_version")
@@ -52,15 +52,15 @@ class KeptParts:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def read(self, name: str, count: int) -> list[BatchAnswer] | None:
+    def read(self, name: str, count: int) -> list[Answer] | None:
         """Return a part's answers; None where it is not done, or its file is damaged."""
         try:
-            found = [BatchAnswer(*each) for each in json.loads(self._path(name).read_bytes())]
+            found = [Answer(*each) for each in json.loads(self._path(name).read_bytes())]
         except (OSError, ValueError, TypeError):
             return None
         return found if len(found) == count else None
 
-    def write(self, name: str, answers: Sequence[BatchAnswer]) -> None:
+    def write(self, name: str, answers: Sequence[Answer]) -> None:
         """Keep a part's answers.
 
         Raises
@@ -110,7 +110,7 @@ def kept_parts(out: Path) -> Iterator[KeptParts]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_output(out: Path, questions: Questions, answers: Mapping[str, BatchAnswer], model_version: str) -> None:
+def write_output(out: Path, questions: Questions, answers: Mapping[str, Answer], model_version: str) -> None:
     """Write the rows in their order, with all their columns, and their answers.
 
     A column of the input that has the name of one of ours becomes ``input_<name>``.
@@ -156,7 +156,7 @@ def renamed(questions: Questions) -> dict[str, str]:
     return names
 
 
-def _ours(answer: BatchAnswer | None, model_version: str) -> dict[str, Any]:
+def _ours(answer: Answer | None, model_version: str) -> dict[str, Any]:
     if answer is None:  # a row that asks nothing
         return dict.fromkeys(NEW_COLUMNS)
     return dict(zip(NEW_COLUMNS, (answer.text, answer.confidence, model_version), strict=True))

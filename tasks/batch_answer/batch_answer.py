@@ -18,7 +18,8 @@ from pathlib import Path
 from askline.config import PipelineConfig
 from askline.progress import Progress, quiet
 from askline.records import Record, Run
-from tasks.ask.package import BatchAnswer, PackagedEngine
+from tasks.ask.answer import Answer
+from tasks.ask.package import PackagedEngine
 from tasks.batch_answer.answers import KeptParts, check_output, kept_parts, part_name, renamed, write_output
 from tasks.batch_answer.questions import Questions, read_questions
 from tasks.deploy_serverless.served_package import Deployed, find_deployed, unpacked
@@ -27,7 +28,7 @@ from tasks.workplace import Workplace
 #: Questions that are answered, and kept, together: what an interrupted call loses at most, for each worker.
 PART = 200
 
-Ask = Callable[[Sequence[Sequence[str]]], Iterator[tuple[int, list[BatchAnswer]]]]
+Ask = Callable[[Sequence[Sequence[str]]], Iterator[tuple[int, list[Answer]]]]
 """Answers parts of the questions, and yields each part's number and answers as they come."""
 
 
@@ -96,7 +97,7 @@ def answer(given: Job, *, ask: Ask, progress: Progress = quiet) -> BatchAnswered
     """
     started = time.monotonic()
     different = list(dict.fromkeys(filter(None, given.questions.texts)))
-    answers: dict[str, BatchAnswer] = {}
+    answers: dict[str, Answer] = {}
     missing: list[list[str]] = []
     for start in range(0, len(different), PART):
         part = different[start : start + PART]
@@ -128,7 +129,7 @@ def answer(given: Job, *, ask: Ask, progress: Progress = quiet) -> BatchAnswered
 def here(given: Job) -> Ask:
     """Return what answers in one process of this machine."""
 
-    def ask(parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[BatchAnswer]]]:
+    def ask(parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[Answer]]]:
         with open_engine(given.deployed, given.run) as engine:
             for number, part in enumerate(parts):
                 yield number, engine.ask(part)

@@ -10,7 +10,6 @@ from tasks.ask.endpoint import Caller
 from tasks.deploy_serverless.registry import RegistryEntry
 from tasks.deployed.versions import origin
 from tasks.qa.held_out import same_answer
-from tasks.smoke_invoke.smoke_invoke import read_answer
 
 #: Asked where the report of the version's run is not at hand: any answer of the right version will do.
 QUESTION = "Who are you?"
@@ -54,12 +53,15 @@ def ask_endpoint(
     """
     started = time.monotonic()
     caller = Caller.of(endpoint, target=target, patience=cold_seconds, progress=progress)
-    answer, _, version = read_answer(caller.ask(question), endpoint.name, question)
+    answer = caller.ask(question)
+    version = answer.model_version
     if version is not None and model_version is not None and version != model_version:
         raise DeployError(f"the endpoint {endpoint.name} answers as version {version}, not {model_version}")
-    if expected is not None and not same_answer(answer, expected):
-        raise DeployError(f"the endpoint {endpoint.name} answered {answer!r} to {question!r}, and {expected!r} before")
-    return Asked(question=question, answer=answer, expected=expected, seconds=time.monotonic() - started)
+    if expected is not None and not same_answer(answer.text, expected):
+        raise DeployError(
+            f"the endpoint {endpoint.name} answered {answer.text!r} to {question!r}, and {expected!r} before"
+        )
+    return Asked(question=question, answer=answer.text, expected=expected, seconds=time.monotonic() - started)
 
 
 def known_answer(

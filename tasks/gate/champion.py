@@ -20,12 +20,12 @@ from askline.config import EvaluationConfig
 from askline.errors import ArtifactError, CloudError, PackageError
 from askline.records import ChampionRef, Comparison, DatasetRef, ModelRef, Paired, Scores, Target
 from askline.store import ArtifactStore
-from tasks.ask.endpoint import COLD_SECONDS
+from tasks.ask.answer import Answer
+from tasks.ask.endpoint import COLD_SECONDS, Caller
 from tasks.ask.package import PackagedEngine
 from tasks.aws.errors import explained, is_missing
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.served_package import find_deployed, unpacked
-from tasks.gate.asking import EndpointAnswer, ask_endpoint, ask_package
 from tasks.gate.paired import Pair, compare
 from tasks.gate.verdict import verdict
 from tasks.qa.held_out import HeldOut, read_held_out, spread
@@ -43,7 +43,7 @@ _log = logging.getLogger("askline.champion")
 
 class _Answered(NamedTuple):
     row: HeldOut
-    champion: EndpointAnswer
+    champion: Answer
     fact: str
 
 
@@ -97,16 +97,16 @@ def challenge(
         if champion.answers_later:
             folder = unpacked(find_deployed(mlkey, target), place=place)
             with PackagedEngine(folder) as engine:
-                given = ask_package(engine, questions, progress=progress)
+                given = engine.ask(questions, progress=progress)
         else:
-            given = ask_endpoint(
+            caller = Caller(
                 champion.endpoint,
-                questions,
                 target=target,
                 target_model=champion.target_model,
-                cold_seconds=cold_seconds,
+                patience=cold_seconds,
                 progress=progress,
             )
+            given = caller.ask_all(questions)
     except (CloudError, PackageError, ArtifactError) as error:
         if error.retryable:
             raise
@@ -200,9 +200,9 @@ def _facts(dataset: DatasetRef, store: ArtifactStore) -> dict[str, str]:
     return {row.question: f"group {row.group}" for row in rows if row.in_scope and row.group is not None}
 
 
-def _notes_on(champion: ChampionRef, given: Sequence[EndpointAnswer]) -> list[str]:
+def _notes_on(champion: ChampionRef, given: Sequence[Answer]) -> list[str]:
     notes = []
-    withheld = sum(answer.withheld for answer in given)
+    withheld = sum(answer.withheld is not None for answer in given)
     if withheld:
         notes.append(
             f"{withheld} answers that the champion withholds for want of confidence count as what it would have said: "
@@ -244,7 +244,7 @@ def _judged(
         overall=overall,
         in_scope=inside,
         out_of_scope=outside,
-        champion_token_f1=mean_f1([each.champion.text for each in asked]),
+        champion_token_f1=mean_f1([each.champion.own for each in asked]),
         challenger_token_f1=mean_f1([each.row.prediction for each in asked]),
         left_out=left_out,
         sha256=_keep(answered, store),
@@ -254,7 +254,7 @@ def _judged(
 
 def _pair(each: _Answered) -> Pair:
     return Pair(
-        champion=exact_match(each.champion.text, each.row.answer) == 1, challenger=each.row.right, fact=each.fact
+        champion=exact_match(each.champion.own, each.row.answer) == 1, challenger=each.row.right, fact=each.fact
     )
 
 
@@ -267,7 +267,7 @@ def _keep(answered: Sequence[_Answered], store: ArtifactStore) -> str:
                     "question": each.row.question,
                     "answer": each.row.answer,
                     "in_scope": each.row.in_scope,
-                    "champion": each.champion.text,
+                    "champion": each.champion.own,
                     "challenger": each.row.prediction,
                     "champion_right": pair.champion,
                     "challenger_right": pair.challenger,

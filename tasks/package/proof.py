@@ -1,9 +1,5 @@
 """The proof of an archive: unpacked, and asked in a clean process whether it answers as the evaluation did."""
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
@@ -13,6 +9,7 @@ from typing import Any
 from askline.errors import PackageError
 from askline.progress import Progress, quiet
 from askline.records import Agreement, Measured
+from tasks.ask.package import PackagedEngine, Reply
 from tasks.package import archive
 from tasks.qa.held_out import HeldOut, same_answer
 from tasks.qa.same_answer import exact_match, token_f1
@@ -23,33 +20,6 @@ PROOF_SECONDS = 1800
 TOGETHER = 8
 #: So few wrong answers are shown.
 SHOWN = 3
-
-# Runs with -I: no PYTHONPATH, no user site, and the folder of this project not on sys.path. One JSON object a line
-# goes to the descriptor that it was given, since libraries may print.
-_PROGRAM = """
-import importlib.util, json, os, resource, sys, time
-out = os.fdopen(int(sys.argv[2]), "w")
-def peak_mb():
-    try:  # getrusage would count what the parent held when it forked
-        with open("/proc/self/status") as status:
-            return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 2**10
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-def say(**facts):
-    facts["peak_mb"] = peak_mb()
-    print(json.dumps(facts), file=out, flush=True)
-started = time.perf_counter()
-spec = importlib.util.spec_from_file_location("inference", sys.argv[1] + "/code/inference.py")
-inference = sys.modules["inference"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(inference)
-model = inference.model_fn(sys.argv[1])
-say(seconds=time.perf_counter() - started)
-for line in sys.stdin.buffer:
-    started = time.perf_counter()
-    request = inference.input_fn(line, "application/json")
-    answer = json.loads(inference.output_fn(inference.predict_fn(request, model), "application/json"))
-    say(seconds=time.perf_counter() - started, answer=answer)
-"""
 
 
 class Proof:
@@ -115,94 +85,43 @@ def prove(
     with tempfile.TemporaryDirectory(prefix="askline-proof-", dir=scratch) as home:
         folder = Path(home, "model")
         archive.unpack(packed, folder)
-        bodies: list[Any] = [{"inputs": row.question} for row in questions]
-        bodies.append({"inputs": [row.question for row in questions[:TOGETHER]]})
-        said = _run(folder, Path(home), bodies, progress)
-    first, alone, together = said[0], said[1:-1], said[-1]
+        loaded, alone, together = _run(folder, Path(home), [row.question for row in questions], progress)
     try:
         # The first version's form is the bare text.
         answers = [
-            {"answer": item["answer"]} if isinstance(item["answer"], str) else item["answer"]["answers"][0]
-            for item in alone
+            {"answer": each.document} if isinstance(each.document, str) else each.document["answers"][0]
+            for each in alone
         ]
     except (KeyError, IndexError, TypeError) as error:
         raise PackageError(f"the unpacked archive's answers have another form than expected: {alone[:1]}") from error
-    durations = sorted(item["seconds"] for item in alone)
+    durations = sorted(each.seconds for each in alone)
     measured = Measured(
-        load_seconds=round(first["seconds"], 3),
-        load_peak_mb=round(first["peak_mb"], 1),
-        peak_mb=round(together["peak_mb"], 1),
-        first_answer_seconds=round(alone[0]["seconds"], 4),
+        load_seconds=round(loaded.seconds, 3),
+        load_peak_mb=round(loaded.peak_mb, 1),
+        peak_mb=round(together.peak_mb, 1),
+        first_answer_seconds=round(alone[0].seconds, 4),
         answer_seconds=round(durations[len(durations) // 2], 4),
         answer_seconds_p95=round(durations[int(0.95 * (len(durations) - 1))], 4),
-        batch_seconds=round(together["seconds"], 4),
+        batch_seconds=round(together.seconds, 4),
         batch_questions=min(TOGETHER, len(questions)),
         processor=_processor(),
     )
     return Proof(questions, answers, measured)
 
 
-def _run(folder: Path, home: Path, bodies: list[Any], progress: Progress) -> list[dict[str, Any]]:
-    ours = ("ASKLINE_", "PREFECT_", "PYTHON")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environment |= {"HF_HOME": str(home / "cache"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    given = home / "questions"
-    given.write_text("".join(json.dumps(body) + "\n" for body in bodies), encoding="utf-8")
-    reading, writing = os.pipe()
-    said: list[dict[str, Any]] = []
-    with given.open("rb") as questions, (home / "errors").open("w+b") as errors, os.fdopen(reading) as answers:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _PROGRAM, str(folder), str(writing)],
-            stdin=questions,
-            stdout=errors,
-            stderr=errors,
-            cwd=home,
-            env=environment,
-            pass_fds=(writing,),
-        )
-        os.close(writing)
-        watchdog = _Watchdog(process)
-        try:
-            for line in answers:
-                said.append(json.loads(line))
-                progress(len(said) / (len(bodies) + 1), f"asked {len(said) - 1} held-out questions")
-            process.wait()
-        finally:
-            too_long = watchdog.stop()
-            process.kill()
-            process.wait()
-        if too_long:
-            raise PackageError(
-                f"the unpacked archive had answered {len(said) - 1} of {len(bodies)} requests after {PROOF_SECONDS} s; "
-                "the model is too large for this machine"
-            )
-        if process.returncode != 0 or len(said) != len(bodies) + 1:
-            errors.seek(0)
-            last = errors.read().decode(errors="replace").strip().splitlines()[-8:]
-            reason = f"signal {-process.returncode}" if process.returncode < 0 else "\n".join(last)
-            raise PackageError(f"the unpacked archive fails in a clean process: {reason}")
-    return said
-
-
-class _Watchdog:
-    """Ends a process that takes too long, and says whether it had to."""
-
-    def __init__(self, process: "subprocess.Popen[bytes]") -> None:
-        from threading import Timer
-
-        self._ended = False
-        self._process = process
-        self._timer = Timer(PROOF_SECONDS, self._end)
-        self._timer.daemon = True
-        self._timer.start()
-
-    def _end(self) -> None:
-        self._ended = True
-        self._process.kill()
-
-    def stop(self) -> bool:
-        self._timer.cancel()
-        return self._ended
+def _run(folder: Path, home: Path, questions: list[str], progress: Progress) -> tuple[Reply, list[Reply], Reply]:
+    """Return what loading took, the replies to the questions one by one, and that to the first few together."""
+    alone: list[Reply] = []
+    try:
+        with PackagedEngine(folder, cache=home / "cache", deadline_seconds=PROOF_SECONDS) as engine:
+            for question in questions:
+                alone.append(engine.reply(question))
+                progress(len(alone) / (len(questions) + 1), f"asked {len(alone)} held-out questions")
+            return engine.loaded, alone, engine.reply(questions[:TOGETHER])
+    except PackageError as error:
+        raise PackageError(
+            f"the unpacked archive fails in a clean process after {len(alone)} of {len(questions)} questions: {error}"
+        ) from error
 
 
 def _same(row: HeldOut, answer: dict[str, Any]) -> bool:

@@ -16,7 +16,8 @@ from typing import Any
 from askline.config import EvaluationConfig
 from askline.errors import ArtifactError, WorkersError
 from askline.records import ModelRef, Run
-from tasks.ask.package import BatchAnswer, PackagedEngine
+from tasks.ask.answer import Answer
+from tasks.ask.package import PackagedEngine
 from tasks.batch_answer.batch_answer import open_engine
 from tasks.deploy_serverless.served_package import Deployed
 from tasks.evaluate.evaluate import ROOMS, Which, answer, load, precision_for
@@ -91,7 +92,7 @@ def answer_evaluation(part: EvaluationPart) -> list[Answered]:
         )
 
 
-def answer_batch(part: BatchPart) -> list[BatchAnswer]:
+def answer_batch(part: BatchPart) -> list[Answer]:
     """Return the package's answers to a part's questions, in their order.
 
     The engine uses as many threads as ``OMP_NUM_THREADS`` says, one where it says nothing.

@@ -18,7 +18,7 @@ from askline.config import EvaluationConfig
 from askline.errors import ConfigError, WorkersError
 from askline.progress import Progress
 from askline.records import FanOut, ModelRef, Run
-from tasks.ask.package import BatchAnswer
+from tasks.ask.answer import Answer
 from tasks.batch_answer.batch_answer import Ask as AskPackage
 from tasks.batch_answer.batch_answer import Job
 from tasks.evaluate.evaluate import Ask, Which, load_tokenizer
@@ -48,7 +48,7 @@ def answer_part(part: EvaluationPart) -> list[Answered]:
 
 
 @task(name="batch-answer-part", persist_result=False, cache_policy=NO_CACHE, **RETRIES)
-def answer_batch_part(part: BatchPart) -> list[BatchAnswer]:
+def answer_batch_part(part: BatchPart) -> list[Answer]:
     """Answer some of a file's questions, on a worker."""
     from tasks.running.on_a_worker import answer_batch
 
@@ -106,10 +106,10 @@ def asking_packages(given: Job) -> Iterator[AskPackage]:
     """
     with workers(given.run.fan_out, given.run) as pool:
 
-        def ask(parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[BatchAnswer]]]:
+        def ask(parts: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[Answer]]]:
             handed = [BatchPart(tuple(part), given.deployed, given.run) for part in parts]
             for number, found in pool.run(answer_batch_part, handed, label=f"answer {given.deployed.mlkey}"):
-                yield number, [BatchAnswer(*each) for each in found]
+                yield number, [Answer(*each) for each in found]
 
         yield ask
 

@@ -3,7 +3,6 @@
 "InService" does not mean that the model is loaded: only an answered question does.
 """
 
-import json
 import time
 from collections.abc import Collection
 
@@ -61,7 +60,7 @@ def smoke_invoke(
     cold_start = 0.0
     for number, row in enumerate(chosen):
         started = time.monotonic()
-        answered, withheld, _ = read_answer(caller.ask(row.question), endpoint.name, row.question)
+        answer = caller.ask(row.question)
         seconds = time.monotonic() - started
         cold_start = cold_start or seconds
         answers.append(
@@ -69,8 +68,8 @@ def smoke_invoke(
                 question=row.question,
                 expected=row.answer,
                 evaluated=row.prediction,
-                answered=answered,
-                withheld=withheld,
+                answered=answer.text,
+                withheld=answer.withheld,
                 seconds=seconds,
             )
         )
@@ -121,26 +120,6 @@ def smoke_api(api: ApiRef, smoke: SmokeRef, *, mlkey: str, target: Target) -> No
             f"the API {api.url} answered {answered!r} to {asked.question!r}, and the endpoint {asked.answered!r}; "
             f"look which endpoint the registry holds for {mlkey}"
         )
-
-
-def read_answer(text: str, endpoint: str, question: str) -> tuple[str, str | None, str | None]:
-    """Return the first answer in what an endpoint sent, what it withheld, and the version that it says it is.
-
-    Raises
-    ------
-    DeployError
-        If it is not the form in which our packages answer.
-    """
-    try:
-        document = json.loads(text)
-        if isinstance(document, str):  # package.answers = "bare"
-            return document, None, None
-        first = document["answers"][0]
-        return str(first["answer"]), first.get("withheld"), document.get("model_version")
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise DeployError(
-            f"the endpoint {endpoint} gave no answer to {question!r}, but {text[:300]!r}; it does not serve our package"
-        ) from error
 
 
 def _agrees(answer: SmokeAnswer) -> bool:

@@ -23,7 +23,8 @@ from askline.records import PackageRef, Run, Target
 from askline.store import ArtifactStore
 from flows.batch_answer import main
 from local_cloud import keys
-from tasks.ask.package import BatchAnswer, PackagedEngine
+from tasks.ask.answer import Answer
+from tasks.ask.package import PackagedEngine
 from tasks.batch_answer import batch_answer as core
 from tasks.batch_answer.answers import check_output, kept_parts, write_output
 from tasks.batch_answer.questions import read_questions
@@ -95,7 +96,7 @@ def test_rows_keep_their_order_and_their_columns(tmp_path: Path) -> None:
     ]
     source = written(tmp_path, "q.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
     questions = read_questions(source, DatasetConfig())
-    answers = {"Who?": BatchAnswer('she said "no", twice\nor so', 0.25), "Where?": BatchAnswer("Paris", None)}
+    answers = {"Who?": Answer('she said "no", twice\nor so', 0.25), "Where?": Answer("Paris", None)}
     for name in ("a.csv", "a.jsonl"):
         write_output(tmp_path / name, questions, answers, "v1")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
@@ -144,7 +145,7 @@ def test_places_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_damaged_part_is_no_part(tmp_path: Path) -> None:
-    answers = [BatchAnswer("Paris", 0.5), BatchAnswer("I", None)]
+    answers = [Answer("Paris", 0.5), Answer("I", None)]
     with kept_parts(tmp_path / "a.csv") as parts:
         assert parts.read("p", 2) is None
         parts.write("p", answers)
@@ -219,7 +220,7 @@ def test_an_interrupted_call_goes_on(
         with kept_parts(out) as parts:
             given = core.Job(read_questions(source, DatasetConfig()), out, parts, deployed, run)
 
-            def ask(those: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[BatchAnswer]]]:
+            def ask(those: Sequence[Sequence[str]]) -> Iterator[tuple[int, list[Answer]]]:
                 asked.append(sum(map(len, those)))
                 for number, found in core.here(given)(those):
                     if number == stop_after:

@@ -19,9 +19,9 @@ from askline.config import DeployConfig, EvaluationConfig
 from askline.errors import CloudError
 from askline.records import ChampionRef, Comparison, Gate, ModelRef, PackageRef, Paired, Scores, SplitScores, Target
 from askline.store import ArtifactStore
+from tasks.ask.endpoint import BATCH, Caller
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.deploy_serverless import deploy_serverless
-from tasks.gate.asking import BATCH, ask_endpoint
 from tasks.gate.champion import challenge
 from tasks.gate.gate import answered, weigh
 from tasks.gate.paired import Pair, compare
@@ -268,9 +268,10 @@ def served(cloud: Cloud) -> Iterator[Target]:
         thread.join()
 
 
-def ask(cloud: Cloud, questions: list[str], **options: Any) -> list[str]:
+def ask(cloud: Cloud, questions: list[str], batch: int = BATCH, **options: Any) -> list[str]:
     with served(cloud) as target:
-        return [a.text for a in ask_endpoint("e", questions, target=target, first_wait=0.01, **options)]
+        caller = Caller("e", target=target, **options)
+        return [answer.text for answer in caller.ask_all(questions, batch=batch, first_wait=0.01)]
 
 
 def test_questions_are_asked_in_batches_and_answered_in_order() -> None:
@@ -295,7 +296,7 @@ def test_one_that_stays_cold_is_given_up_as_retryable() -> None:
     cloud = Cloud(str.upper)
     cloud.refusals = [(429, "ModelNotReadyException")] * 50
     with pytest.raises(CloudError, match="ModelNotReady") as raised:
-        ask(cloud, ["a"], cold_seconds=0.05)
+        ask(cloud, ["a"], patience=0.05)
     assert raised.value.retryable
 
 

@@ -113,6 +113,31 @@ def test_an_error_of_the_model_is_not_waited_for(store: ArtifactStore, scores: S
     assert len(calls) == 1
 
 
+def test_a_first_call_that_times_out_is_asked_once_more(store: ArtifactStore, scores: Scores) -> None:
+    slow = (
+        424,
+        {"x-amzn-ErrorType": "ModelError"},
+        b'{"Message": "Your invocation timed out while waiting for a response"}',
+    )
+    early = [slow]
+
+    def starts(path: str, body: bytes) -> Reply:
+        return early.pop() if early else knows(path, body)
+
+    with replying(starts) as url:
+        smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, target=at(url), store=store)
+        assert smoke.agreed == smoke.asked == 3
+    calls: list[bytes] = []
+
+    def too_slow(path: str, body: bytes) -> Reply:
+        calls.append(body)
+        return slow
+
+    with replying(too_slow) as url, pytest.raises(DeployError, match="invocation timed out"):
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
+    assert len(calls) == 2
+
+
 def test_other_answers_than_the_evaluations_are_shown(store: ArtifactStore, scores: Scores) -> None:
     with replying(lambda path, body: says("Vienna")) as url, pytest.raises(DeployError) as caught:
         smoke_invoke(SmokeConfig(questions=4), ENDPOINT, scores, place=Workplace(at(url), store=store))

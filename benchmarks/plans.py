@@ -73,7 +73,8 @@ def _chosen(wanted: dict[str, Any]) -> str:
         plan = plan_deploy(config, PackageConfig(bucket="models-111122223333"), FLAN_T5_BASE, target=AWS)
     except AsklineError as error:
         return f"refused: {error}"
-    return f"{plan.instance} at {plan.instance_usd_per_hour:g} $ an hour, for {(plan.needed_mb or 0) / 1024:.1f} GiB"
+    costs, needed = plan.costs, plan.size.needed_mb or 0
+    return f"{costs.instance} at {costs.instance_usd_per_hour:g} $ an hour, for {needed / 1024:.1f} GiB"
 
 
 if __name__ == "__main__":

@@ -31,7 +31,9 @@ from askline.store import ArtifactStore, sha256_of_file
 from tasks.ask.endpoint import Caller
 from tasks.deploy_serverless import registry
 from tasks.deploy_serverless.deploy_serverless import deploy_serverless
-from tasks.deployed.restore import put_right, sweep_mlkey
+from tasks.deploy_serverless.plan import plan_deploy
+from tasks.deployed.restore import restore
+from tasks.deployed.teardown import sweep
 from tasks.package.upload import upload_package
 from tasks.smoke_invoke.smoke_invoke import smoke_invoke
 from tasks.workplace import Workplace
@@ -339,7 +341,8 @@ def act_in_process(order: dict[str, Any]) -> Done:
             return Done("failed", str(error))
         package, scores = make_package(store, order["version"], order["breaks"])
         sent = upload_package(PackageConfig(), package, mlkey=mlkey, tags={}, place=Workplace(target, store=store))
-        endpoint = deploy_serverless(config, sent, package, place=Workplace(target))
+        plan = plan_deploy(config, PackageConfig(), package, target=target)
+        endpoint = deploy_serverless(config, plan, sent, place=Workplace(target))
         smoke_invoke(SmokeConfig(questions=3), endpoint, scores, place=Workplace(target, store=store))
         registry.promote(
             mlkey,
@@ -352,10 +355,10 @@ def act_in_process(order: dict[str, Any]) -> Done:
             target=target,
             target_model=endpoint.target_model,
         )
-        sweep_mlkey(mlkey, endpoint=endpoint.name, target=target)
+        sweep(endpoint.name, mlkey, target=target)
         return Done(endpoint.action)
     except AsklineError as error:
-        stands = put_right(config, deployed=endpoint, place=Workplace(target, folder)) if config else None
+        stands = restore(config, deployed=endpoint, place=Workplace(target, folder)) if config else None
         return Done("failed", f"{error}\n{stands.said if stands else ''}")
 
 

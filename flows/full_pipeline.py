@@ -71,9 +71,16 @@ def full_pipeline(
         return Completed(name="Planned", data=write_report(found, "Planned"))
     upload = found.keep(run_step(steps.upload_package, config.package, package, config.deploy, run))
     with steps.deployment(config.deploy, found, run):
-        endpoint = found.keep(run_step(steps.deploy[config.deploy.target], config.deploy, upload, package, run))
+        gate = found.keep(steps.still_better(config.evaluation, gate, model, scores, dataset, mlkey, run))
+        if not gate.passed:
+            return Completed(
+                name="NotPromoted", message="; ".join(gate.reasons), data=write_report(found, "NotPromoted")
+            )
+        endpoint = found.keep(run_step(steps.deploy[config.deploy.target], config.deploy, plan, upload, run))
         api = None
         if config.api.enabled:
             api = found.keep(run_step(steps.deploy_api, config.api, upload, config.deploy, run))
-        found.keep(run_step(steps.smoke_invoke, config.smoke, endpoint, api, scores, package, dataset, run))
+        smoke = found.keep(run_step(steps.smoke_invoke, config.smoke, endpoint, scores, package, run))
+        proved = (endpoint, smoke, api, scores, package, dataset)
+        found.keep(run_step(steps.promote, config.deploy, gate, *proved, run))
     return Completed(name="Promoted", data=write_report(found, "Promoted"))

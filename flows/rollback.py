@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tasks.deployed.inventory import running_target
     from tasks.deployed.rollback import rollback
+    from tasks.workplace import Workplace
 
     try:
         done = rollback(
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             to=options.to,
             question=options.question,
             config=config,
-            target=running_target(config),
+            place=Workplace(running_target(config), config.state_dir),
         )
     except KeyboardInterrupt:
         print("Interrupted. The same command goes on from there.", file=sys.stderr)  # noqa: T201

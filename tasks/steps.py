@@ -6,7 +6,6 @@ person reads there. All that a step *does* stands in its own module and runs wit
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePath
 
 from prefect import get_run_logger, task
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
@@ -22,7 +21,8 @@ from askline.config import (
     SmokeConfig,
     TrainingConfig,
 )
-from askline.errors import AsklineError, CloudError, DeployError
+from askline.console import say
+from askline.errors import AsklineError, DeployError
 from askline.records import (
     ApiRef,
     BaseRef,
@@ -34,6 +34,7 @@ from askline.records import (
     ModelRef,
     PackageRef,
     Preflight,
+    Promotion,
     Run,
     Scores,
     SmokeRef,
@@ -43,9 +44,9 @@ from askline.records import (
 from tasks.deploy_api import deploy_api as api_core
 from tasks.deploy_serverless import deploy_serverless as endpoint_core
 from tasks.deploy_serverless import plan as plan_core
-from tasks.deploy_serverless import registry
-from tasks.deployed import restore as put_right_core
-from tasks.deployed.restore import PutRight
+from tasks.deployed import promote as promote_core
+from tasks.deployed import restore as restore_core
+from tasks.deployed.restore import Restored
 from tasks.evaluate import evaluate as evaluate_core
 from tasks.fetch_dataset import fetch_dataset as dataset_core
 from tasks.fine_tune import fine_tune as training_core
@@ -60,6 +61,7 @@ from tasks.report import plan as plan_report
 from tasks.report import preflight as preflight_report
 from tasks.report.report import Findings
 from tasks.running import workers
+from tasks.running.interrupts import interruptible
 from tasks.running.lock import one_at_a_time
 from tasks.running.progress import place_of
 from tasks.running.remembering import ONCE_A_RUN, cached_on
@@ -144,10 +146,29 @@ def check_gate(
     """Decide whether the model is good enough to be published and deployed, and better than the one that is."""
     gate = gate_core.check_gate(config, scores, dataset)
     if gate.passed:
+        # Before the comparison: what is promoted while it goes on is found out under the lock of the deployment.
+        standing = champion_core.standing(config, mlkey, target=run.target)
         comparison = champion_core.challenge(config, mlkey, model, scores, dataset, place=place_of(run, "gate"))
-        gate = gate_core.weigh(config, gate, comparison, mlkey=mlkey)
+        gate = gate_core.weigh(config, gate.model_copy(update={"standing": standing}), comparison, mlkey=mlkey)
     create_markdown_artifact(markdown.gate(gate), key="champion-and-challenger", description="The gate's decision")
     return gate
+
+
+#: The same decision once more, in the same run.
+_gate_again = check_gate.with_options(name="gate-again")
+
+
+def still_better(
+    config: EvaluationConfig, gate: Gate, model: ModelRef, scores: Scores, dataset: DatasetRef, mlkey: str, run: Run
+) -> Gate:
+    """Return the gate, decided anew where another model was promoted since: while this run waited or trained.
+
+    Called under the lock of the deployment, so that no other run promotes from here on.
+    """
+    if gate.standing is None or champion_core.standing(config, mlkey, target=run.target) == gate.standing:
+        return gate
+    again = run_step(_gate_again, config, model, scores, dataset, mlkey, run)
+    return again.model_copy(update={"approval": gate.approval})
 
 
 @task(name="push-to-hf", **RETRIES, **ONCE_A_RUN)
@@ -220,24 +241,29 @@ def upload_package(config: PackageConfig, package: PackageRef, deploy: DeployCon
 
 
 @task(name="deploy-serverless", **RETRIES)
-def deploy_serverless(config: DeployConfig, upload: UploadRef, package: PackageRef, run: Run) -> EndpointRef:
-    """Create or update the SageMaker endpoint and wait until it is in service."""
-    return endpoint_core.deploy_serverless(config, upload, package, place=place_of(run, f"deploy-{config.target}"))
+def deploy_serverless(config: DeployConfig, plan: DeployPlan, upload: UploadRef, run: Run) -> EndpointRef:
+    """Create or update the SageMaker endpoint as planned, and wait until it is in service."""
+    return endpoint_core.deploy_serverless(config, plan, upload, place=place_of(run, f"deploy-{config.target}"))
 
 
 #: The step by the kind of endpoint, under its own name.
 deploy = {kind: deploy_serverless.with_options(name=f"deploy-{kind}") for kind in ("serverless", "real-time", "async")}
 
 
-@task(name="put-right", **RETRIES)
-def put_right(config: DeployConfig, deployed: EndpointRef | None, run: Run) -> PutRight:
+@task(name="restore", **RETRIES)
+def restore(config: DeployConfig, deployed: EndpointRef | None, settle_seconds: float, run: Run) -> Restored:
     """Let the endpoint serve what the registry names again, and ask it."""
-    return put_right_core.put_right(config, deployed=deployed, place=place_of(run, "put-right"))
+    return restore_core.restore(
+        config, deployed=deployed, settle_seconds=settle_seconds, place=place_of(run, "restore")
+    )
 
 
 @contextmanager
 def deployment(config: DeployConfig, found: Findings, run: Run) -> Iterator[None]:
-    """Make what is deployed and asked in the block one act: alone at its MLKey, and undone if it fails.
+    """Make what is deployed, asked and promoted in the block one act: alone at its MLKey, and undone if it fails.
+
+    An interrupt undoes it too, whoever sends it: Ctrl-C, SIGTERM, a terminal that is closed, a cancellation. A second
+    one ends the undoing.
 
     Raises
     ------
@@ -248,21 +274,28 @@ def deployment(config: DeployConfig, found: Findings, run: Run) -> Iterator[None
     """
     place = "AWS" if run.target.kind == "aws" else "the embedded cloud"
     name = f"deploy {config.multi_model or config.mlkey} to {place}, {run.target.region}"
-    with one_at_a_time(name, wait_seconds=config.queue_seconds):
+    with one_at_a_time(name, wait_seconds=config.queue_seconds), interruptible():
         try:
             yield
+        except AsklineError as error:
+            raise DeployError(f"{error}\n{_stands(config, found, run)}") from error
         except Exception as error:
-            stands = _stands(config, found, run)
-            if not isinstance(error, AsklineError):
-                error.add_note(stands)
-                raise
-            raise DeployError(f"{error}\n{stands}") from error
+            error.add_note(_stands(config, found, run))
+            raise
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            say("  … interrupted: what served before is put back; interrupt again to leave it as it is")
+            stands = _stands(config, found, run, settle_seconds=config.wait_seconds)
+            say(stands)
+            error.add_note(stands)
+            raise
 
 
-def _stands(config: DeployConfig, found: Findings, run: Run) -> str:
+def _stands(config: DeployConfig, found: Findings, run: Run, settle_seconds: float = 0) -> str:
     """Put right what failed and say what stands; this failure too must not hide the first one."""
     try:
-        return run_step(put_right, config, found.endpoint, run).said
+        return run_step(restore, config, found.endpoint, settle_seconds, run).said
     except Exception as error:  # noqa: BLE001 - told beside the first failure
         return f"What the endpoint serves now could not be found out: {error}; see python -m flows.status"
 
@@ -280,58 +313,33 @@ def deploy_api(config: ApiConfig, upload: UploadRef, deploy: DeployConfig, run: 
     )
 
 
-def _public_name(source: SourceRef) -> str:
-    """Return what API callers may read about the data: of a file its name, not where it lies."""
-    location = PurePath(source.location).name if source.kind == "file" else source.location
-    return f"{location}@{source.revision}"
-
-
 @task(name="smoke-invoke", **RETRIES)
-def smoke_invoke(
-    config: SmokeConfig,
+def smoke_invoke(config: SmokeConfig, endpoint: EndpointRef, scores: Scores, package: PackageRef, run: Run) -> SmokeRef:
+    """Ask the endpoint what the evaluation asked."""
+    return smoke_core.smoke_invoke(
+        config, endpoint, scores, differing=package.differing, place=place_of(run, "smoke-invoke")
+    )
+
+
+@task(name="promote", **RETRIES)
+def promote(
+    config: DeployConfig,
+    gate: Gate,
     endpoint: EndpointRef,
+    smoke: SmokeRef,
     api: ApiRef | None,
     scores: Scores,
     package: PackageRef,
     dataset: DatasetRef,
     run: Run,
-) -> SmokeRef:
-    """Ask the endpoint what the evaluation asked, promote it in the registry, and ask the API."""
-    smoke = smoke_core.smoke_invoke(
-        config,
-        endpoint,
-        scores,
-        differing=package.differing,
-        place=place_of(run, "smoke-invoke"),
+) -> Promotion:
+    """Let the MLKey answer from the endpoint, ask the API, and delete what earlier runs left behind."""
+    promotion = promote_core.promote(
+        config, endpoint, smoke, api, scores, package, dataset, over=gate.standing, place=place_of(run, "promote")
     )
-    registry.promote(
-        endpoint.mlkey,
-        endpoint=endpoint.name,
-        model_version=package.model_sha256[:12],
-        archive_sha256=package.archive_sha256,
-        dataset=_public_name(dataset.source),
-        dataset_sha256=dataset.sha256,
-        exact_match=scores.test.exact_match,
-        run_id=run.run_id,
-        target=run.target,
-        target_model=endpoint.target_model,
-    )
-    if api is not None:
-        smoke_core.smoke_api(api, smoke, mlkey=endpoint.mlkey, target=run.target)
-        smoke = smoke.model_copy(update={"api_checked": True})
-    _sweep(endpoint, run)
     create_markdown_artifact(
         markdown.deployment(endpoint, api, smoke), key="endpoint", description="The endpoint and its API"
     )
-    return smoke
-
-
-def _sweep(endpoint: EndpointRef, run: Run) -> None:
-    """Delete what killed runs left of this MLKey; whether that can be done decides nothing."""
-    try:
-        swept = put_right_core.sweep_mlkey(endpoint.mlkey, endpoint=endpoint.name, target=run.target)
-    except CloudError as error:
-        get_run_logger().warning("what earlier runs left behind was not looked for: %s", error)
-        return
-    if swept:
-        get_run_logger().info("left behind by earlier runs, and deleted: %s", ", ".join(swept))
+    if promotion.swept:
+        get_run_logger().info("left behind by earlier runs, and deleted: %s", ", ".join(promotion.swept))
+    return promotion

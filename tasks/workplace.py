@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from askline.clients import local_keys
-from askline.progress import Progress, quiet
+from askline.progress import Progress, part, quiet
 from askline.records import Run, Target
 from askline.shared_artifacts import SharedArtifacts
 from askline.store import ArtifactStore
@@ -54,6 +54,16 @@ class Workplace:
     def of(cls, run: Run, progress: Progress = quiet) -> "Workplace":
         """Return the workplace of a run's step."""
         return cls(run.target, run.state_dir, store=store_of(run), progress=progress, run_id=run.run_id)
+
+    def of_part(self, start: float, end: float) -> "Workplace":
+        """Return the same workplace for a part of the step, from one share of its progress to another."""
+        return Workplace(
+            self.target,
+            self.state_dir,
+            store=self.store,
+            progress=part(self.progress, start, end),
+            run_id=self.run_id,
+        )
 
     @property
     def work(self) -> Path:

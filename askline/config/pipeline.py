@@ -47,7 +47,9 @@ class TimeoutsConfig(Section):
     deploy_api: Minutes = 60
     """Creating or updating the API."""
     smoke_invoke: Minutes = 30
-    """Asking the endpoint and the API."""
+    """Asking the endpoint."""
+    promote: Minutes = 30
+    """Writing the registry, asking the API, and deleting what earlier runs left."""
 
 
 class PipelineConfig(Section):

@@ -6,10 +6,13 @@ The bytes stay in the artifact store (:mod:`askline.store`); a record says where
 from askline.records.dataset import DatasetRef as DatasetRef
 from askline.records.dataset import SourceRef as SourceRef
 from askline.records.deployment import ApiRef as ApiRef
+from askline.records.deployment import Costs as Costs
 from askline.records.deployment import DeployPlan as DeployPlan
 from askline.records.deployment import EndpointRef as EndpointRef
 from askline.records.deployment import Preflight as Preflight
 from askline.records.deployment import PreflightCheck as PreflightCheck
+from askline.records.deployment import Promotion as Promotion
+from askline.records.deployment import Size as Size
 from askline.records.deployment import SmokeAnswer as SmokeAnswer
 from askline.records.deployment import SmokeRef as SmokeRef
 from askline.records.gate import Approval as Approval
@@ -33,3 +36,6 @@ from askline.records.run import RunReport as RunReport
 from askline.records.scores import Scores as Scores
 from askline.records.scores import SplitScores as SplitScores
 from askline.records.second_opinion import SecondOpinionRef as SecondOpinionRef
+from askline.records.serving import Destination as Destination
+from askline.records.serving import Scaling as Scaling
+from askline.records.serving import Serving as Serving

@@ -2,49 +2,42 @@
 
 from typing import Literal
 
-from pydantic import Field
-
 from askline.records.record import Record
+from askline.records.serving import Destination, EndpointKind, Serving
 
 
-class DeployPlan(Record):
-    """What a deployment will create, in which size, and what it will cost, computed before anything is created.
+class Size(Record):
+    """Why a tier of memory, or an instance, was chosen; MiB throughout. What was not measured is None."""
 
-    Dollars are those of the price file, without tax and discounts. A figure that cannot be known is None.
-    """
-
-    mlkey: str
-    target: Literal["serverless", "real-time", "async"]
-    region: str
-    endpoint_name: str
-    model_name: str
-    config_name: str
-    image: str
-    archive_uri: str
-    role_arn: str
-    tags: dict[str, str]
-    max_concurrency: int | None
-    memory_mb: int | None
-    """Of the serverless tier; None for an endpoint on instances."""
-    memory_chosen: Literal["measured", "configured", "not measured"]
-    """Why this tier or instance: it holds the measured need, the configuration names it, or nothing was measured."""
+    chosen: Literal["measured", "configured", "not measured"]
+    """It holds the measured need, the configuration names it, or nothing was measured."""
     measured_mb: float | None
-    """Most resident memory of the package's own process, in MiB."""
+    """Most resident memory of the package's own process."""
     container_mb: float
-    """What the image's own processes take beside it, in MiB."""
+    """What the image's own processes take beside it."""
     headroom: float
     needed_mb: float | None
     """(measured + container) × headroom; on an instance of all workers, with what they share."""
+    workers: int = 1
     answer_seconds: float | None
     """Median seconds of one answer, measured where the package was built."""
     measured_on: str | None
     """The processor there."""
-    usd_per_second: float | None
-    """Of one busy endpoint instance of this tier; None for an endpoint on instances."""
-    usd_per_1000_calls: float | None
+
+
+class Costs(Record):
+    """What an endpoint will cost, in dollars of the price file, without tax and discounts; None cannot be known."""
+
     calls_per_month: int
     usd_per_month: float | None
-    """Of ``calls_per_month`` calls."""
+    """Of ``calls_per_month`` calls, or of ``instance_count`` instances that are always on."""
+    usd_per_1000_calls: float | None
+    usd_per_second: float | None = None
+    """Of one busy endpoint instance of the serverless tier; None for an endpoint on instances."""
+    usd_per_hour: float | None = None
+    """Of all instances at the beginning; None for a serverless endpoint."""
+    usd_per_hour_most: float | None = None
+    """Of as many instances as autoscaling may start."""
     instance: str | None
     """The chosen instance, for a serverless endpoint the cheapest that would hold the model; None where the price file
     has none."""
@@ -56,17 +49,15 @@ class DeployPlan(Record):
     """Answers under way at once, on average, at so many calls."""
     prices: str
     """Region, date and source of the prices."""
-    instance_count: int | None = None
-    """Instances to begin with; None for a serverless endpoint."""
-    workers: int = 1
-    usd_per_hour: float | None = None
-    """Of ``instance_count`` instances."""
-    usd_per_hour_most: float | None = None
-    """Of as many instances as autoscaling may start."""
-    target_model: str | None = None
-    """Of an endpoint with several models, the archive that answers for this MLKey."""
-    settings: dict[str, str] = Field(default_factory=dict)
-    """What else is set up, a name and a sentence each: scaling, capture, queue, network, how an update moves."""
+
+
+class DeployPlan(Destination):
+    """What a deployment will create, in which size and at what price: shown before anything is created, then done."""
+
+    region: str
+    serving: Serving
+    size: Size
+    costs: Costs
     notes: tuple[str, ...] = ()
     """What a person should know before going on."""
 
@@ -114,7 +105,7 @@ class EndpointRef(Record):
     max_concurrency: int | None
     action: Literal["created", "updated", "unchanged"]
     seconds: float
-    target: Literal["serverless", "real-time", "async"] = "serverless"
+    target: EndpointKind = "serverless"
     instance_type: str | None = None
     instance_count: int | None = None
     target_model: str | None = None
@@ -160,10 +151,23 @@ class SmokeAnswer(Record):
 
 
 class SmokeRef(Record):
-    """The deployed endpoint and API were asked and gave the evaluation's answers."""
+    """The deployed endpoint was asked and gave the evaluation's answers."""
 
     asked: int
     agreed: int
     answers: tuple[SmokeAnswer, ...]
-    api_checked: bool
     cold_start_seconds: float
+
+
+class Promotion(Record):
+    """The MLKey answers from the new model: the registry says so, and the API was asked."""
+
+    mlkey: str
+    model_version: str
+    version: int
+    """Its number, counted by the registry."""
+    replaced: str | None
+    """The model version that answered before; None of a first promotion."""
+    api_checked: bool
+    swept: tuple[str, ...] = ()
+    """What earlier runs had left behind, and is deleted."""

@@ -88,5 +88,8 @@ class Gate(Record):
     reasons: tuple[str, ...] = ()
     comparison: Comparison | None = None
     """The model beside the one that is deployed; None where there is none, or it was not looked at."""
+    standing: int | None = None
+    """Number of the registry's newest promotion when it was decided, 0 where there was none; None where the deployed
+    model was not looked at."""
     approval: Approval | None = None
     """What a person said, where one was asked."""

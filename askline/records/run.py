@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from askline.records.dataset import DatasetRef
-from askline.records.deployment import ApiRef, DeployPlan, EndpointRef, Preflight, SmokeRef
+from askline.records.deployment import ApiRef, DeployPlan, EndpointRef, Preflight, Promotion, SmokeRef
 from askline.records.gate import Gate
 from askline.records.hub import HubRef
 from askline.records.model import ModelRef
@@ -37,6 +37,7 @@ class RunReport(Record):
     endpoint: EndpointRef | None = None
     api: ApiRef | None = None
     smoke: SmokeRef | None = None
+    promotion: Promotion | None = None
     steps: dict[str, float] = Field(default_factory=dict)
     """Seconds by step."""
     error: str | None = None

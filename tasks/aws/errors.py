@@ -1,8 +1,8 @@
 """What AWS says, turned into an error that tells a person what to do and whether trying again can help."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from askline.errors import CloudError
 
@@ -57,6 +57,24 @@ def is_missing(error: "ClientError") -> bool:
     return code_of(error) in ("404", "NoSuchKey", "NoSuchBucket", "NoSuchEntity", "NotFound", "ResourceNotFound") or (
         code_of(error) == "ValidationException" and "could not find" in str(error).lower()
     )
+
+
+def or_none(call: Callable[..., Any], *arguments: Any, **request: Any) -> Any:
+    """Return what a call answers, or None where there is no such thing (any more).
+
+    Raises
+    ------
+    ClientError
+        If AWS refuses for another reason.
+    """
+    from botocore.exceptions import ClientError
+
+    try:
+        return call(*arguments, **request)
+    except ClientError as error:
+        if is_missing(error):
+            return None
+        raise
 
 
 @contextmanager

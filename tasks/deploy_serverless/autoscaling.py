@@ -12,9 +12,9 @@ from typing import Any
 
 from askline.clients import aws_client
 from askline.errors import DeployError
-from askline.records import Target
+from askline.records import Scaling, Target
 from tasks.aws.errors import code_of, explained
-from tasks.deploy_serverless.variants import VARIANT, Scaling
+from tasks.aws.names import VARIANT
 
 _SERVICE = "application-autoscaling"
 _INSTANCES = "sagemaker:variant:DesiredInstanceCount"

@@ -1,33 +1,35 @@
-"""The plan of a deployment, for a person to read before anything is created.
+"""The plan of a deployment: what a person is shown before anything is created, and what is then carried out.
 
-It names what :mod:`.deploy_serverless` will create, in the size and at the price that follow from what was
-measured. It writes nothing; the one call that it may make asks which account this is.
+It names model, configuration and endpoint, in the size and at the price that follow from what was measured. The names
+of model and configuration come from what they describe, so that deploying twice changes nothing and a run that was cut
+off is finished by the next one. Nothing is written; the one call that may be made asks which account this is.
+
+::
+
+    plan = plan_deploy(config.deploy, config.package, package, target=target)
+    plan.serving.memory_mb, plan.costs.usd_per_1000_calls
 """
 
-from collections.abc import Mapping
-from typing import Any
+import hashlib
+import json
+from typing import Any, Literal
 
 from askline.clients import aws_client
 from askline.config import DeployConfig, PackageConfig
-from askline.config.deploy import scaling_min
-from askline.errors import ConfigError, DeployError
-from askline.records import DeployPlan, PackageRef, Target, UploadRef
+from askline.config.deploy import AutoscalingConfig, BlueGreenConfig, scaling_min
+from askline.errors import ConfigError
+from askline.records import DeployPlan, PackageRef, Scaling, Serving, Target
 from tasks.aws.errors import explained
 from tasks.aws.execution_role import ROLE_NAME
-from tasks.deploy_serverless.deployment_plan import DeploymentPlan, plan_deployment
-from tasks.deploy_serverless.prices import Prices, load_prices
-from tasks.deploy_serverless.sizing import (
-    HOURS_PER_MONTH,
-    Need,
-    break_even_calls,
-    busy,
-    cheapest_instance,
-    serverless_memory,
-    sized_instance,
-    usd_per_call,
-)
-from tasks.deploy_serverless.variants import Scaling
+from tasks.aws.names import MANAGED, endpoint_of
+from tasks.deploy_serverless.costs import priced_instances, priced_serverless
+from tasks.deploy_serverless.image import inference_image
+from tasks.deploy_serverless.prices import load_prices
+from tasks.deploy_serverless.sizing import serverless_memory, sized_instance
 from tasks.package.upload import archive_place
+
+#: Fields of what serves that belong to the model and not to the endpoint configuration.
+_OF_THE_MODEL = ("multi_model", "network_isolation", "subnets", "security_groups")
 
 
 def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef, *, target: Target) -> DeployPlan:
@@ -48,36 +50,75 @@ def plan_deploy(config: DeployConfig, upload: PackageConfig, package: PackageRef
     account = "" if upload.bucket and config.role_arn else _account(target)
     role = config.role_arn or f"arn:aws:iam::{account}:role/{ROLE_NAME}"
     bucket, key = archive_place(upload, package, mlkey=config.mlkey, account=account, region=target.region)
-    place = UploadRef(
-        bucket=bucket,
-        key=key,
-        uri=f"s3://{bucket}/{key}",
-        archive_sha256=package.archive_sha256,
-        version_id=None,
-        reused=False,
+    return plan_for(config, package, archive_uri=f"s3://{bucket}/{key}", role_arn=role, target=target)
+
+
+def plan_for(
+    config: DeployConfig, package: PackageRef, *, archive_uri: str, role_arn: str, target: Target
+) -> DeployPlan:
+    """Return the plan of an archive whose place is known. No call leaves the machine.
+
+    Parameters
+    ----------
+    role_arn
+        The execution role; ``config.role_arn`` or, on the embedded cloud, the one created there.
+
+    Raises
+    ------
+    ConfigError
+        If no image is named and none is known for the region, or no instance holds the package within the budget.
+    DeployError
+        If no tier of serverless memory holds the package.
+    """
+    region, prices = target.region, load_prices(target.region)
+    fields = _configured(config, bucket=archive_uri.removeprefix("s3://").partition("/")[0])
+    if config.target == "serverless":
+        memory = serverless_memory(config, package, region=region)
+        fields["memory_mb"] = memory.memory_mb
+        size, costs, notes = priced_serverless(config, package, memory, prices)
+        image = config.image or inference_image(region)
+    else:
+        instance = sized_instance(config, package, region=region)
+        fields["instance_type"] = instance.instance_type
+        size, costs, notes = priced_instances(config, package, instance, prices)
+        image = config.image or inference_image(region, instance.instance_type)
+    environment = _environment(config.workers)
+    target_model = None
+    if config.multi_model is not None:
+        archive_uri, target_model = _below_the_folder(archive_uri, config.mlkey)
+    named = config.multi_model or config.mlkey
+    model: dict[str, Any] = {"uri": archive_uri, "image": image, "environment": environment, "role": role_arn}
+    if not config.multi_model:
+        model["archive"] = package.archive_sha256
+    model |= {name: fields[name] for name in _OF_THE_MODEL if fields.get(name)}
+    serving = Serving(
+        model_name=_name(named, model),
+        config_name=_name(named, {**model, **_size(fields)}),
+        image=image,
+        archive_uri=archive_uri,
+        environment=environment,
+        role_arn=role_arn,
+        **fields,
     )
-    created = plan_deployment(config, place, package, target=target, role_arn=role)
-    prices = load_prices(target.region)
-    costs = _serverless if config.target == "serverless" else _on_instances
+    if target.kind == "local":
+        notes = (*notes, "the embedded cloud costs nothing: these are AWS's prices for the same endpoint")
+    if prices.region != region:
+        notes = (
+            *notes,
+            f"these are prices of {prices.region}: for those of {region} run "
+            f"`python -m deployments.prices --region {region}`",
+        )
     return DeployPlan(
         mlkey=config.mlkey,
-        target=config.target,
-        region=target.region,
-        endpoint_name=created.endpoint_name,
-        model_name=created.model_name,
-        config_name=created.config_name,
-        image=created.image,
-        archive_uri=created.archive_uri,
-        role_arn=created.role_arn,
-        tags=created.tags,
-        max_concurrency=created.max_concurrency,
-        memory_mb=created.memory_mb,
-        target_model=created.target_model,
-        settings=_settings(created),
-        calls_per_month=config.calls_per_month,
-        measured_on=None if package.measured is None else package.measured.processor,
-        prices=f"{prices.region}, {prices.read}: {prices.source}",
-        **costs(config, package, prices, target),
+        endpoint_name=endpoint_of(named),
+        target_model=target_model,
+        tags={**MANAGED, "askline:mlkey": named, **config.tags},
+        update=None if config.target == "serverless" else _update(config.blue_green),
+        region=region,
+        serving=serving,
+        size=size,
+        costs=costs,
+        notes=notes,
     )
 
 
@@ -86,167 +127,118 @@ def _account(target: Target) -> str:
         return str(aws_client(target, "sts").get_caller_identity()["Account"])
 
 
-def _settings(plan: DeploymentPlan) -> dict[str, str]:
-    """Say what else is set up, beside the size."""
-    said: dict[str, str] = {}
-    if plan.provisioned_concurrency is not None:
-        said["kept warm"] = f"containers for {plan.provisioned_concurrency} answers at once"
-    if plan.scaling is not None:
-        said["scaling"] = _scaling(plan.scaling)
-    if plan.target == "async":
-        said["answers to"] = f"{plan.output_path}, failures to {plan.failure_path}"
-        told = [
-            f"{what} to {topic}" for what, topic in (("answers", plan.success_topic), ("failures", plan.error_topic))
-        ]
-        if plan.success_topic or plan.error_topic:
-            said["tells"] = ", ".join(each for each in told if not each.endswith("None"))
-    if plan.capture_percentage:
-        said["data capture"] = f"{plan.capture_percentage} % of the requests and answers, to {plan.capture_to}"
-    if plan.volume_size_gb is not None:
-        said["volume"] = f"{plan.volume_size_gb} GB for each instance"
-    if plan.subnets or plan.network_isolation:
-        network = f"subnets {', '.join(plan.subnets)}" if plan.subnets else ""
-        said["network"] = ", ".join(filter(None, [network, "no network at all" if plan.network_isolation else ""]))
-    if plan.deployment_config is not None:
-        said["updates"] = _update(plan.deployment_config)
-    return said
-
-
-def _scaling(scaling: Scaling) -> str:
-    aim = {
-        "invocations": f"{scaling.value:g} requests a minute for each instance",
-        "backlog": f"{scaling.value:g} waiting requests for each instance",
-        "utilisation": f"{scaling.value:.0%} of what is kept warm in use",
-    }[scaling.by]
-    wakes = (
-        "; asleep while nothing waits, awake about 2 minutes after a request, and its start" if not scaling.min else ""
-    )
-    return (
-        f"{scaling.min} to {scaling.max}, for {aim}, {scaling.scale_out_seconds} s between steps up, "
-        f"{scaling.scale_in_seconds} s down{wakes}"
-    )
-
-
-def _update(deployment: Mapping[str, Any]) -> str:
-    routing = deployment["BlueGreenUpdatePolicy"]["TrafficRoutingConfiguration"]
-    moves = {
-        "ALL_AT_ONCE": "new instances beside the old, then all requests at once",
-        "CANARY": "new instances beside the old, a first share of the requests, then all",
-        "LINEAR": "new instances beside the old, share by share",
-    }[routing["Type"]]
-    alarms = [alarm["AlarmName"] for alarm in deployment.get("AutoRollbackConfiguration", {}).get("Alarms", ())]
-    return moves + (f"; back if {' or '.join(alarms)} goes off" if alarms else "")
-
-
-def _serverless(config: DeployConfig, package: PackageRef, prices: Prices, target: Target) -> dict[str, Any]:
-    memory = serverless_memory(config, package, region=target.region)
-    per_second = prices.per_second(memory.memory_mb)
-    seconds = None if package.measured is None else package.measured.answer_seconds
-    per_call = None if seconds is None else usd_per_call(per_second, seconds)
-    notes = list(memory.notes)
-    if config.provisioned_concurrency is not None:
-        notes.append("what provisioned concurrency costs by the hour is not in the price file, and not counted here")
-    try:
-        instance = cheapest_instance(Need(memory_mb=memory.needed_mb or memory.memory_mb), prices.instances)
-    except ConfigError as error:
-        instance = None
-        notes.append(str(error))
-    if seconds is not None:
-        notes.append(
-            "seconds are of the machine that built the package; what processor a serverless endpoint has is not "
-            "published, and vCPUs come in proportion to memory, so a small tier answers more slowly"
-        )
-    even = None if instance is None or not per_call else break_even_calls(instance.usd_per_hour, per_call)
-    return {
-        "memory_chosen": memory.chosen,
-        "measured_mb": memory.measured_mb,
-        "container_mb": memory.container_mb,
-        "headroom": memory.headroom,
-        "needed_mb": memory.needed_mb,
-        "answer_seconds": seconds,
-        "usd_per_second": per_second,
-        "usd_per_1000_calls": None if per_call is None else 1000 * per_call,
-        "usd_per_month": None if per_call is None else config.calls_per_month * per_call,
-        "instance": None if instance is None else instance.name,
-        "instance_usd_per_hour": None if instance is None else instance.usd_per_hour,
-        "instance_usd_per_month": None if instance is None else instance.usd_per_hour * HOURS_PER_MONTH,
-        "break_even_calls": even,
-        "break_even_busy": None if even is None or seconds is None else busy(even, seconds),
-        "notes": (*notes, *_common_notes(seconds, prices, target)),
+def _environment(workers: int) -> dict[str, str]:
+    environment = {
+        "SAGEMAKER_PROGRAM": "inference.py",
+        # Else one worker a vCPU loads the model, and a large one runs out of memory.
+        "MMS_DEFAULT_WORKERS_PER_MODEL": str(workers),
+        # The archive holds all that is needed, and only /tmp can be written to.
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": "/tmp/huggingface",  # noqa: S108 - a folder in the container
+        "TOKENIZERS_PARALLELISM": "false",
     }
+    return environment if workers == 1 else {**environment, "ASKLINE_WORKERS": str(workers)}  # of the lean image
 
 
-def _on_instances(config: DeployConfig, package: PackageRef, prices: Prices, target: Target) -> dict[str, Any]:
-    choice = sized_instance(config, package, region=target.region)
-    seconds = None if package.measured is None else package.measured.answer_seconds
-    notes = list(choice.notes)
-    if choice.chosen == "not measured":
-        notes.append("the memory of the package was not measured; package it anew for the instance that fits")
-    if (choice.instance is not None and choice.instance.gpus) or config.gpu:
-        notes.append(
-            "the archive's engine computes on the processor: with this package a GPU brings nothing, and is paid for"
-        )
-    if config.target == "real-time" and config.instance_count == 1:
-        notes.append("one instance: while SageMaker mends it nothing answers; deploy.instance_count 2 spreads the risk")
-    hourly = None if choice.instance is None else choice.instance.usd_per_hour
-    total = None if hourly is None else hourly * config.instance_count
-    month = None if total is None else total * HOURS_PER_MONTH
-    most = config.autoscaling.max
-    even = None
-    if hourly is not None and seconds is not None:
-        even = _serverless_instead(config, package, hourly, seconds, prices, target)
-    if total is not None and config.target == "async" and most is not None and not scaling_min(config):
-        notes.append("asleep, the endpoint costs nothing: a month's price is that of an instance that is always awake")
-    return {
-        "memory_chosen": choice.chosen,
-        "measured_mb": choice.measured_mb,
-        "container_mb": choice.worker_mb + choice.shared_mb,
-        "headroom": choice.headroom,
-        "needed_mb": choice.need.total_mb,
-        "answer_seconds": seconds,
-        "usd_per_second": None,
-        "usd_per_1000_calls": None if month is None else 1000 * month / config.calls_per_month,
-        "usd_per_month": month,
-        "instance": choice.instance_type,
+def _below_the_folder(archive_uri: str, mlkey: str) -> tuple[str, str]:
+    """Return the folder of all archives, and this one's key below it: <MLKey>/<sha256>/model.tar.gz."""
+    folder, found, below = archive_uri.rpartition(f"/{mlkey}/")
+    if not found:
+        raise ConfigError(f"the archive {archive_uri} does not lie in a folder of its MLKey {mlkey}; upload it anew")
+    return f"{folder}/", f"{mlkey}/{below}"
+
+
+def _size(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return what tells two configurations of one model apart; scaling is no part of them."""
+    if fields["target"] == "serverless":
+        size = {"memory": fields["memory_mb"], "concurrency": fields["max_concurrency"]}
+        provisioned = fields["provisioned_concurrency"]
+        return size if provisioned is None else {**size, "provisioned": provisioned}
+    return {name: value for name, value in fields.items() if name not in ("scaling", *_OF_THE_MODEL)}
+
+
+def _name(mlkey: str, content: dict[str, Any]) -> str:
+    """Return a name of at most 63 characters (8 + 46 + 1 + 8) that changes with the content."""
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return f"askline-{mlkey}-{digest[:8]}"
+
+
+def _configured(config: DeployConfig, *, bucket: str) -> dict[str, Any]:
+    """Return the fields of :class:`Serving` that the configuration gives, sizes apart.
+
+    Parameters
+    ----------
+    bucket
+        Where answers and captured data go unless the configuration says otherwise.
+    """
+    fields: dict[str, Any] = {"target": config.target, "scaling": _scaling(config, config.autoscaling)}
+    if config.target == "serverless":
+        return fields | {
+            "max_concurrency": config.max_concurrency,
+            "provisioned_concurrency": config.provisioned_concurrency,
+        }
+    fields |= {
         "instance_count": config.instance_count,
-        "workers": config.workers,
-        "instance_usd_per_hour": hourly,
-        "instance_usd_per_month": None if hourly is None else hourly * HOURS_PER_MONTH,
-        "usd_per_hour": total,
-        "usd_per_hour_most": None if hourly is None or most is None else hourly * most,
-        "break_even_calls": even,
-        "break_even_busy": None if even is None or seconds is None else busy(even, seconds),
-        "notes": (*notes, *_common_notes(seconds, prices, target)),
+        "volume_size_gb": config.volume_size_gb,
+        "multi_model": config.multi_model is not None,
+        "network_isolation": config.network_isolation,
+        "subnets": config.vpc.subnets,
+        "security_groups": config.vpc.security_groups,
     }
+    if config.data_capture.percentage:
+        fields |= {
+            "capture_percentage": config.data_capture.percentage,
+            "capture_to": config.data_capture.destination or f"s3://{bucket}/data-capture/{config.mlkey}",
+        }
+    if config.target == "async":
+        queue = config.asynchronous
+        fields |= {
+            "output_path": queue.output_path or f"s3://{bucket}/async/{config.mlkey}/output",
+            "failure_path": queue.failure_path or f"s3://{bucket}/async/{config.mlkey}/failure",
+            "success_topic": queue.success_topic,
+            "error_topic": queue.error_topic,
+            "max_concurrent_per_instance": queue.max_concurrent_per_instance or config.workers,
+        }
+    return fields
 
 
-def _serverless_instead(
-    config: DeployConfig, package: PackageRef, hourly: float, seconds: float, prices: Prices, target: Target
-) -> float | None:
-    """Return the calls a month below which a serverless endpoint would be cheaper; None where none holds the model."""
-    like = DeployConfig(image=config.image, memory_headroom=config.memory_headroom)
-    try:
-        tier = serverless_memory(like, package, region=target.region).memory_mb
-    except DeployError:
+def _scaling(config: DeployConfig, scaling: AutoscalingConfig) -> Scaling | None:
+    if scaling.max is None:
         return None
-    per_call = usd_per_call(prices.per_second(tier), seconds)
-    return break_even_calls(hourly * config.instance_count, per_call) if per_call else None
+    by: Literal["invocations", "backlog", "utilisation"]
+    match config.target:
+        case "serverless":
+            by, value = "utilisation", scaling.utilisation
+        case "async":
+            by, value = "backlog", scaling.backlog_per_instance
+        case _:
+            by, value = "invocations", scaling.invocations_per_instance
+    return Scaling(
+        by=by,
+        value=value,
+        min=scaling_min(config),
+        max=scaling.max,
+        scale_out_seconds=scaling.scale_out_seconds,
+        scale_in_seconds=scaling.scale_in_seconds,
+    )
 
 
-def _common_notes(seconds: float | None, prices: Prices, target: Target) -> list[str]:
-    notes = []
-    if target.kind == "local":
-        notes.append("the embedded cloud costs nothing: these are AWS's prices for the same endpoint")
-    if seconds is None:
-        notes.append("what a call costs is not known: how long an answer takes was not measured")
-    if prices.data_usd_per_gb is not None:
-        notes.append(
-            f"not counted: data in and out ({prices.data_usd_per_gb:g} dollars a GB), cold starts, and the "
-            "milliseconds that the container's server itself takes for a call"
-        )
-    if prices.region != target.region:
-        notes.append(
-            f"these are prices of {prices.region}: for those of {target.region} run "
-            f"`python -m deployments.prices --region {target.region}`"
-        )
-    return notes
+def _update(config: BlueGreenConfig) -> dict[str, Any]:
+    """Return UpdateEndpoint's DeploymentConfig: a blue/green update, with the alarms that turn it back."""
+    routing: dict[str, Any] = {"Type": "ALL_AT_ONCE", "WaitIntervalInSeconds": config.step_seconds}
+    share = {"Type": "CAPACITY_PERCENT", "Value": config.step_percent}
+    if config.traffic == "canary":
+        routing |= {"Type": "CANARY", "CanarySize": share}
+    elif config.traffic == "linear":
+        routing |= {"Type": "LINEAR", "LinearStepSize": share}
+    elif not config.alarms:
+        routing["WaitIntervalInSeconds"] = 0  # nothing is watched
+    request: dict[str, Any] = {
+        "BlueGreenUpdatePolicy": {
+            "TrafficRoutingConfiguration": routing,
+            "TerminationWaitInSeconds": config.keep_old_seconds,
+        }
+    }
+    if config.alarms:
+        request["AutoRollbackConfiguration"] = {"Alarms": [{"AlarmName": name} for name in config.alarms]}
+    return request

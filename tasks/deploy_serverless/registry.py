@@ -21,11 +21,11 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from askline.clients import aws_client
-from askline.errors import AsklineError, CloudError, ConfigError
-from askline.records import Record, Target
+from askline.errors import AsklineError, CloudError, ConfigError, DeployError
+from askline.records import Destination, Record, Serving, Target
 from tasks.aws.errors import explained
-from tasks.deploy_serverless.deployment_plan import MANAGED
-from tasks.deploy_serverless.served_by import ServedBy, read_served_by
+from tasks.aws.names import MANAGED, named_by
+from tasks.deploy_serverless.requests import read_serving
 
 #: Path of the entries in Parameter Store.
 REGISTRY_PATH = "/askline/registry"
@@ -54,7 +54,7 @@ class RegistryEntry(Record):
     promoted_at: str
     """UTC, ISO 8601."""
     run_id: str
-    served_by: ServedBy | None = None
+    served_by: Serving | None = None
     """What the endpoint served with when this was written; None in older entries, and where it could not be read."""
     restores: int | None = None
     """For a rollback, the ``version`` of the promotion that it went back to."""
@@ -72,6 +72,16 @@ class RegistryEntry(Record):
         if self.dataset_sha256 is None or other.dataset_sha256 is None:
             aside.add("dataset_sha256")
         return self.model_dump(exclude=aside) == other.model_dump(exclude=aside)
+
+
+def destination(mlkey: str, endpoint: str, target_model: str | None, tags: Mapping[str, str]) -> Destination:
+    """Return where something that was promoted serves, with the tags of all that is made for it."""
+    return Destination(
+        mlkey=mlkey,
+        endpoint_name=endpoint,
+        target_model=target_model,
+        tags={**MANAGED, "askline:mlkey": named_by(endpoint), **tags},
+    )
 
 
 def promote(
@@ -158,6 +168,30 @@ def promote(
     return entry.model_copy(update={"version": int(written["Version"])})
 
 
+def require_unchanged(mlkey: str, version: int, target: Target) -> None:
+    """Return if the newest promotion is still the one that was looked at.
+
+    Parameters
+    ----------
+    version
+        Its number; 0 where there was none.
+
+    Raises
+    ------
+    DeployError
+        If another run promoted the MLKey meanwhile, or it was taken down.
+    CloudError
+        If Parameter Store refuses.
+    """
+    standing = resolve(mlkey, target)
+    if (0 if standing is None else standing.version) != version:
+        who = "it was taken down" if standing is None else f"{standing.run_id} promoted {standing.model_version}"
+        raise DeployError(
+            f"{mlkey} was changed by another run meanwhile ({who}); the registry was not written. Look at python -m "
+            "flows.status, then run this again if it is still needed."
+        )
+
+
 def forget(mlkey: str, target: Target) -> bool:
     """Delete the entry and its history, so that the API knows the MLKey no longer; False if there was none.
 
@@ -198,10 +232,10 @@ def tags_of(mlkey: str, target: Target) -> dict[str, str]:
     return {tag["Key"]: tag["Value"] for tag in found}
 
 
-def _served_by_if_known(endpoint: str, target: Target) -> ServedBy | None:
+def _served_by_if_known(endpoint: str, target: Target) -> Serving | None:
     """A promotion does not fail because its configuration cannot be read: only a later rollback would miss it."""
     try:
-        return read_served_by(endpoint, target)
+        return read_serving(endpoint, target)
     except AsklineError as error:
         _log.warning("the registry entry will not say how to make this deployment again: %s", error)
         return None

@@ -9,7 +9,7 @@ from askline.records import Record, Target
 from askline.store import sha256_of_file
 from tasks.aws.errors import explained, is_missing
 from tasks.deploy_serverless import registry
-from tasks.deploy_serverless.served_by import read_served_by
+from tasks.deploy_serverless.requests import read_serving
 from tasks.package import archive
 from tasks.package.package import ARCHIVE
 from tasks.workplace import Workplace
@@ -45,7 +45,7 @@ def find_deployed(mlkey: str, target: Target) -> Deployed:
         known = [each.mlkey for each in registry.entries(target)]
         there = f"deployed are {', '.join(known)}" if known else "nothing is; python -m flows.full_pipeline deploys"
         raise ConfigError(f"no model is deployed for the MLKey {mlkey!r}: {there}")
-    served_by = entry.served_by or read_served_by(entry.endpoint, target)
+    served_by = entry.served_by or read_serving(entry.endpoint, target)
     uri = None if served_by is None else served_by.archive_uri + (entry.target_model or "")
     return Deployed(
         mlkey=mlkey, model_version=entry.model_version, archive_sha256=entry.archive_sha256, archive_uri=uri

@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -26,9 +26,9 @@ from askline.config.deploy import EndpointKind
 from askline.errors import CloudError, LocalCloudError
 from askline.progress import Progress, quiet
 from askline.records import Record, Target
-from tasks.aws.errors import explained, is_missing
+from tasks.aws.errors import explained, or_none
+from tasks.aws.names import endpoint_of, is_ours, named_by, tags_of
 from tasks.deploy_serverless import autoscaling, registry
-from tasks.deploy_serverless.deployment_plan import MANAGED
 from tasks.deploy_serverless.registry import RegistryEntry
 from tasks.package.package import ARCHIVE
 
@@ -152,7 +152,7 @@ def take_inventory(config: PipelineConfig, *, target: Target, progress: Progress
             kind="registry entry",
             name=f"{registry.REGISTRY_PATH}/{mlkey}",
             mlkey=mlkey,
-            managed=_is_ours(registry.tags_of(mlkey, target)),
+            managed=is_ours(registry.tags_of(mlkey, target)),
             changed=datetime.fromisoformat(promotions[0].promoted_at),
             uses=(promotions[0].endpoint,),
         )
@@ -174,11 +174,48 @@ def take_inventory(config: PipelineConfig, *, target: Target, progress: Progress
     )
 
 
-def _in_sagemaker(client: Any) -> Iterator[Resource]:
-    """Endpoints of anyone (they may use what is ours), and configurations and models with our names."""
+def inventory_of(endpoint: str, mlkey: str, *, target: Target) -> Inventory:
+    """List what there is of one endpoint: itself, the models and configurations with its names, and the promotions of
+    each MLKey that it answers for. Archives are not looked at. Only reads.
+
+    Raises
+    ------
+    CloudError
+        If AWS refuses, or an entry of the registry is not one of ours.
+    """
+    named = named_by(endpoint)
+    mlkeys = {mlkey}
+    if named != mlkey:  # several models behind one endpoint
+        mlkeys |= {entry.mlkey for entry in registry.entries(target) if entry.endpoint == endpoint}
+    history = {each: registry.history(each, target) for each in sorted(mlkeys)}
+    return Inventory(
+        region=target.region,
+        resources=tuple(_in_sagemaker(aws_client(target, "sagemaker"), named)),
+        history={each: promotions for each, promotions in history.items() if promotions},
+    )
+
+
+def _in_sagemaker(client: Any, named: str | None = None) -> Iterator[Resource]:
+    """Endpoints of anyone (they may use what is ours), and configurations and models with our names.
+
+    Parameters
+    ----------
+    named
+        The MLKey, or the name of several models together, whose resources alone are meant.
+    """
+    part = _PART if named is None else f"{_PART}{named}-"
+
+    def ours(name: str) -> bool:
+        matched = _NAME.fullmatch(name)
+        return named is None or (matched is not None and matched["part"] == named)
+
     with explained("list what is in SageMaker (sagemaker:List*, Describe* and ListTags)"):
-        for listed in _pages(client, "list_endpoints", "Endpoints"):
-            found = _missing_is_none(client.describe_endpoint, EndpointName=listed["EndpointName"])
+        if named is None:
+            names = [listed["EndpointName"] for listed in _pages(client, "list_endpoints", "Endpoints")]
+        else:
+            names = [endpoint_of(named)]
+        for name in names:
+            found = or_none(client.describe_endpoint, EndpointName=name)
             if found is None:
                 continue
             pending = found.get("PendingDeploymentSummary", {}).get("EndpointConfigName")
@@ -192,9 +229,9 @@ def _in_sagemaker(client: Any) -> Iterator[Resource]:
                 instance_count=(found.get("ProductionVariants") or [{}])[0].get("CurrentInstanceCount"),
                 **_owner(client, found["EndpointArn"], found["EndpointName"]),
             )
-        for listed in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=_PART):
+        for listed in _pages(client, "list_endpoint_configs", "EndpointConfigs", NameContains=part):
             name = listed["EndpointConfigName"]
-            found = _missing_is_none(client.describe_endpoint_config, EndpointConfigName=name)
+            found = or_none(client.describe_endpoint_config, EndpointConfigName=name) if ours(name) else None
             if found is None:
                 continue
             variants = found["ProductionVariants"]
@@ -212,8 +249,9 @@ def _in_sagemaker(client: Any) -> Iterator[Resource]:
                 instance_count=None if size else variants[0].get("InitialInstanceCount"),
                 **_owner(client, found["EndpointConfigArn"], name),
             )
-        for listed in _pages(client, "list_models", "Models", NameContains=_PART):
-            found = _missing_is_none(client.describe_model, ModelName=listed["ModelName"])
+        for listed in _pages(client, "list_models", "Models", NameContains=part):
+            name = listed["ModelName"]
+            found = or_none(client.describe_model, ModelName=name) if ours(name) else None
             if found is None:
                 continue
             archive = (found.get("PrimaryContainer") or {}).get("ModelDataUrl")
@@ -242,7 +280,7 @@ def _scaling(deployed: Iterable[Resource], target: Target, notes: list[str]) -> 
         Resource(
             kind="scaling",
             name=autoscaling.resource_id(endpoint),
-            mlkey=owners[endpoint].mlkey if endpoint in owners else endpoint.removeprefix("serv-hf-endpoint-"),
+            mlkey=owners[endpoint].mlkey if endpoint in owners else named_by(endpoint),
             managed=True,
             uses=(endpoint,),
         )
@@ -252,21 +290,10 @@ def _scaling(deployed: Iterable[Resource], target: Target, notes: list[str]) -> 
 
 def _owner(client: Any, arn: str, name: str) -> dict[str, Any]:
     """Whose a SageMaker resource is: by its tags, and where it is not ours, which MLKey its name speaks of."""
-    from botocore.exceptions import ClientError
-
-    try:
-        tags = {tag["Key"]: tag["Value"] for tag in client.list_tags(ResourceArn=arn, MaxResults=100)["Tags"]}
-    except ClientError as error:
-        if not is_missing(error):
-            raise
-        tags = {}
+    tags = tags_of(client, arn)
     matched = _NAME.fullmatch(name)
     by_name = (matched["part"] or matched["endpoint"]) if matched else None
-    return {"managed": _is_ours(tags), "mlkey": tags.get("askline:mlkey", by_name)}
-
-
-def _is_ours(tags: Mapping[str, str]) -> bool:
-    return MANAGED.items() <= tags.items()
+    return {"managed": is_ours(tags), "mlkey": tags.get("askline:mlkey", by_name)}
 
 
 def _places(
@@ -301,12 +328,12 @@ def _archives(places: Iterable[tuple[str, str]], target: Target, notes: list[str
     for bucket, prefix in sorted(places):
         try:
             with explained(f"list the archives in s3://{bucket}/{prefix} (s3:ListBucket, s3:GetObjectTagging)"):
-                objects = _missing_is_none(_listed_objects, s3, bucket, prefix) or []
+                objects = or_none(_listed_objects, s3, bucket, prefix) or []
                 for found in objects:
                     matched = _ARCHIVE_KEY.fullmatch(found["Key"])
                     if matched is None or matched["prefix"] != prefix:
                         continue
-                    tagged = _missing_is_none(s3.get_object_tagging, Bucket=bucket, Key=found["Key"])
+                    tagged = or_none(s3.get_object_tagging, Bucket=bucket, Key=found["Key"])
                     if tagged is None:
                         continue
                     tags = {tag["Key"]: tag["Value"] for tag in tagged["TagSet"]}
@@ -314,7 +341,7 @@ def _archives(places: Iterable[tuple[str, str]], target: Target, notes: list[str
                         kind="archive",
                         name=f"s3://{bucket}/{found['Key']}",
                         mlkey=tags.get("askline:mlkey", matched["mlkey"]),
-                        managed=_is_ours(tags),
+                        managed=is_ours(tags),
                         changed=found["LastModified"],
                         size=found["Size"],
                     )
@@ -332,14 +359,3 @@ def _listed_objects(s3: Any, bucket: str, prefix: str) -> list[dict[str, Any]]:
 
 def _pages(client: Any, operation: str, member: str, **request: str) -> list[dict[str, Any]]:
     return [found for page in client.get_paginator(operation).paginate(**request) for found in page[member]]
-
-
-def _missing_is_none(call: Callable[..., Any], *arguments: Any, **request: Any) -> Any:
-    from botocore.exceptions import ClientError
-
-    try:
-        return call(*arguments, **request)
-    except ClientError as error:
-        if is_missing(error):  # deleted since it was listed
-            return None
-        raise

@@ -3,12 +3,14 @@
 from datetime import UTC, datetime, timedelta
 
 from askline.records import Record
-from tasks.deploy_serverless.deploy_serverless import PASSING
+from tasks.deploy_serverless.serve import PASSING
 from tasks.deployed.inventory import Inventory, Resource
 from tasks.deployed.versions import versions
 
 #: Versions of each MLKey that can be gone back to, and whose resources are therefore no orphans.
 KEEP = 5
+#: As many as Parameter Store keeps.
+ALL = 100
 #: What is younger may belong to a deployment under way, which makes its endpoint and its registry entry last.
 GRACE = timedelta(hours=1)
 

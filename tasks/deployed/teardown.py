@@ -10,19 +10,19 @@ tags and its MLKey, and so stands in the next call's list. Buckets and roles are
 """
 
 import time
-from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from askline.clients import aws_client
 from askline.errors import DeployError
 from askline.progress import Progress, quiet
 from askline.records import Record, Target
-from tasks.aws.errors import explained, is_missing
+from tasks.aws.errors import explained, or_none
 from tasks.deploy_api import cloudformation
 from tasks.deploy_serverless import autoscaling, registry
-from tasks.deploy_serverless.deploy_serverless import DELETE_SECONDS, PASSING, POLL_SECONDS
-from tasks.deployed.inventory import Inventory, Kind, Resource
-from tasks.deployed.orphans import Orphan
+from tasks.deploy_serverless.serve import PASSING, POLL_SECONDS, delete_endpoint, describe
+from tasks.deployed.inventory import Inventory, Kind, Resource, inventory_of
+from tasks.deployed.orphans import ALL, Orphan, find_orphans
 
 ORDER: tuple[Kind, ...] = ("scaling", "endpoint", "endpoint configuration", "model", "registry entry", "archive")
 STACK_SECONDS = 900
@@ -174,6 +174,24 @@ def carry_out(plan: Teardown, *, target: Target, wait_seconds: float, progress: 
     return tuple(done)
 
 
+def sweep(endpoint: str, mlkey: str, *, target: Target) -> tuple[str, ...]:
+    """Delete the models and configurations that neither the endpoint nor any promotion needs; return them.
+
+    A run that was killed between two calls leaves such, and the next one has no use for them. Only one deployment of
+    the MLKey may be under way, the caller's own.
+
+    Raises
+    ------
+    CloudError
+        If AWS refuses.
+    """
+    inventory = inventory_of(endpoint, mlkey, target=target)
+    kinds = ("endpoint configuration", "model")
+    left = find_orphans(inventory, keep=ALL, grace=timedelta(0))
+    plan = plan_teardown(inventory, orphans=tuple(orphan for orphan in left if orphan.resource.kind in kinds))
+    return carry_out(plan, target=target, wait_seconds=0)
+
+
 def _delete(found: Resource, target: Target, wait_seconds: float) -> None:
     if found.kind == "registry entry":
         registry.forget(found.name.rpartition("/")[2], target)
@@ -190,15 +208,18 @@ def _delete(found: Resource, target: Target, wait_seconds: float) -> None:
     if found.kind == "endpoint":
         _delete_endpoint(client, found.name, wait_seconds, POLL_SECONDS[target.kind])
     elif found.kind == "endpoint configuration":
-        _call(client.delete_endpoint_config, f"delete the {found}", EndpointConfigName=found.name)
+        with explained(f"delete the {found}"):
+            or_none(client.delete_endpoint_config, EndpointConfigName=found.name)
     else:
-        _call(client.delete_model, f"delete the {found}", ModelName=found.name)
+        with explained(f"delete the {found}"):
+            or_none(client.delete_model, ModelName=found.name)
 
 
 def _delete_endpoint(client: Any, name: str, wait_seconds: float, poll: float) -> None:
+    """Delete an endpoint, once it has come to rest, and wait until it is gone."""
     deadline = time.monotonic() + wait_seconds
     while True:
-        found = _call(client.describe_endpoint, f"look up the endpoint {name}", EndpointName=name)
+        found = describe(client.describe_endpoint, EndpointName=name)
         if found is None:
             return
         status = found["EndpointStatus"]
@@ -211,16 +232,7 @@ def _delete_endpoint(client: Any, name: str, wait_seconds: float, poll: float) -
                 retryable=True,
             )
         time.sleep(poll)
-    if status != "Deleting":
-        _call(client.delete_endpoint, f"delete the endpoint {name}", EndpointName=name)
-    # Its name, and what it refers to, are free only when it is gone.
-    deadline = time.monotonic() + DELETE_SECONDS
-    while _call(client.describe_endpoint, f"look up the endpoint {name}", EndpointName=name) is not None:
-        if time.monotonic() > deadline:
-            raise DeployError(
-                f"the endpoint {name} is not deleted after {DELETE_SECONDS} s; run this again later", retryable=True
-            )
-        time.sleep(poll)
+    delete_endpoint(client, name, poll=poll)
 
 
 def _delete_stack(stack: ApiStack, target: Target) -> None:
@@ -239,16 +251,3 @@ def _delete_stack(stack: ApiStack, target: Target) -> None:
             f"the stack {stack.name} could not be deleted: {error}. Its events say why: aws cloudformation "
             f"describe-stack-events --stack-name {stack.name}"
         ) from error
-
-
-def _call(call: Callable[..., Any], doing: str, **name: str) -> Any:
-    """Return what the call answers, or None if there is no such thing any more."""
-    from botocore.exceptions import ClientError
-
-    with explained(doing):
-        try:
-            return call(**name)
-        except ClientError as error:
-            if is_missing(error):
-                return None
-            raise

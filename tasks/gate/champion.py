@@ -132,6 +132,20 @@ def challenge(
     return _judged(config, champion, answered, left_out, (*notes, *_notes_on(champion, given)), store)
 
 
+def standing(config: EvaluationConfig, mlkey: str, *, target: Target) -> int | None:
+    """Return the number of the newest promotion of ``mlkey``: 0 where there is none, None where champions are "off".
+
+    Raises
+    ------
+    CloudError
+        If Parameter Store refuses, or the entry is not one of ours.
+    """
+    if config.champion == "off":
+        return None
+    entry = registry.resolve(mlkey, target)
+    return 0 if entry is None else entry.version
+
+
 def find_champion(mlkey: str, *, target: Target) -> ChampionRef | None:
     """Return what answers for ``mlkey`` now; None if it is not registered, or its endpoint is gone or has failed.
 

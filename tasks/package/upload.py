@@ -12,7 +12,8 @@ from askline.errors import CloudError, ConfigError
 from askline.progress import Progress
 from askline.records import PackageRef, UploadRef
 from tasks.aws.errors import code_of, explained, is_missing, status_of
-from tasks.deploy_serverless.deployment_plan import MANAGED
+from tasks.aws.names import MANAGED
+from tasks.package.in_s3 import is_archive
 from tasks.package.multipart import PART_BYTES, S3Object, abort_leftovers, send_in_parts
 from tasks.package.package import ARCHIVE
 from tasks.workplace import Workplace
@@ -70,14 +71,14 @@ def upload_package(
     uri = f"s3://{bucket}/{key}"
     at = S3Object(bucket, key, account)
     found = _head(s3, at)
-    reused = _is_this(found, package)
+    reused = _is_this(s3, at, found, package, archive)
     if reused:
         with explained(f"look for unfinished uploads of {uri}"):
             abort_leftovers(s3, at)
     else:
         reused = not _send(s3, archive, package, at, before=found, tags=labels, progress=progress)
         found = _head(s3, at)
-        if not _is_this(found, package):
+        if not _is_this(s3, at, found, package, archive):
             size = None if found is None else found["ContentLength"]
             raise CloudError(
                 f"{uri} was sent with {package.size} bytes, and S3 holds {size}; try again", retryable=True
@@ -191,13 +192,9 @@ def _head(s3: Any, at: S3Object) -> dict[str, Any] | None:
     return found
 
 
-def _is_this(found: dict[str, Any] | None, package: PackageRef) -> bool:
-    """Say whether an object is this archive: S3 verified its bytes when it was written."""
-    return (
-        found is not None
-        and found["Metadata"].get("sha256") == package.archive_sha256
-        and found["ContentLength"] == package.size
-    )
+def _is_this(s3: Any, at: S3Object, found: dict[str, Any] | None, package: PackageRef, archive: Path) -> bool:
+    with explained(f"read what s3://{at.bucket}/{at.key} holds"):
+        return is_archive(s3, at.named(), found, package, archive)
 
 
 def _send(
@@ -243,7 +240,7 @@ def _send(
                 raise CloudError(f"cannot {doing}: the bytes changed on the way; try again", retryable=True) from error
             if code_of(error) not in _BESIDE_US:
                 raise
-            if not _is_this(_head(s3, at), package):
+            if not _is_this(s3, at, _head(s3, at), package, archive):
                 raise CloudError(
                     f"cannot {doing}: another run is writing to this key ({code_of(error)}); try again", retryable=True
                 ) from error

@@ -13,7 +13,7 @@ from tasks.preflight.checks import Checks, bad, good, made
 def account_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) -> Checks:
     """Yield what IAM, S3, SNS and KMS say of what the configuration names."""
     yield from made("role", _role(config, plan, target), "iam:GetRole")
-    yield from made("bucket", _bucket(_bucket_of(plan.archive_uri), target, own=True), "s3:ListBucket")
+    yield from made("bucket", _bucket(_bucket_of(plan.serving.archive_uri), target, own=True), "s3:ListBucket")
     asynchronous = config.deploy.asynchronous
     folders = {
         "deploy.asynchronous.output_path": asynchronous.output_path,
@@ -21,7 +21,7 @@ def account_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) 
         "deploy.data_capture.destination": config.deploy.data_capture.destination,
     }
     for option, uri in folders.items():
-        if uri and _bucket_of(uri) != _bucket_of(plan.archive_uri):
+        if uri and _bucket_of(uri) != _bucket_of(plan.serving.archive_uri):
             bucket = _bucket_of(uri)
             yield from made(option, _bucket(bucket, target, name=option), "s3:ListBucket")
     for option, arn in (
@@ -39,7 +39,7 @@ def account_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) 
 def _role(config: PipelineConfig, plan: DeployPlan, target: Target) -> Checks:
     from botocore.exceptions import ClientError
 
-    arn = plan.role_arn
+    arn = plan.serving.role_arn
     if config.deploy.role_arn is None:
         yield good("role", "the pipeline makes it on the embedded cloud")
         return

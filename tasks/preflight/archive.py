@@ -8,7 +8,7 @@ from askline.config import PipelineConfig
 from askline.errors import ArtifactError, ConfigError
 from askline.records import DeployPlan, PackageRef, Target
 from askline.store import ArtifactStore
-from tasks.deploy_serverless.deployment_plan import container_python
+from tasks.deploy_serverless.image import container_python
 from tasks.package.package import ARCHIVE
 from tasks.preflight.checks import Checks, bad, good, unknown
 
@@ -133,9 +133,11 @@ def _transformers(plan: DeployPlan, package: PackageRef, versions: dict[str, str
         yield good("transformers", f"not needed: {package.engine} answers")
         return
     saved = versions.get("transformers")
-    found = re.search(r"transformers-?(\d+(?:\.\d+)+)", plan.image)
+    found = re.search(r"transformers-?(\d+(?:\.\d+)+)", plan.serving.image)
     if target.kind == "local" or found is None or saved is None:
-        where = "the embedded cloud's own" if target.kind == "local" else f"the name of {plan.image} does not say"
+        where = (
+            "the embedded cloud's own" if target.kind == "local" else f"the name of {plan.serving.image} does not say"
+        )
         yield unknown("transformers", f"not checked: {where}")
         return
     # A T5 saved by 5.x is read by 4.x without complaint, and answers wrongly.

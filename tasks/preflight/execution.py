@@ -4,7 +4,7 @@ from typing import Any
 
 from tasks.aws import execution_role
 from tasks.aws.iam import Policy, Scope, Statement, repository_of, split_s3
-from tasks.deploy_serverless.deployment_plan import inference_image
+from tasks.deploy_serverless.image import inference_image
 from tasks.fine_tune.launch.permissions import beyond, has_its_own_role, role_statements, trains_on_sagemaker
 
 _STEPS = {

@@ -54,9 +54,14 @@ def _problems(config: PipelineConfig, plan: DeployPlan) -> Iterator[tuple[str, s
     shorter = "shorten deploy.mlkey, or use letters, digits and hyphens only"
     checked = [
         ("CreateEndpoint", "EndpointName", plan.endpoint_name, shorter),
-        ("CreateEndpointConfig", "EndpointConfigName", plan.config_name, shorter),
-        ("CreateModel", "ModelName", plan.model_name, shorter),
-        ("CreateModel", "ExecutionRoleArn", plan.role_arn, "set deploy.role_arn to arn:aws:iam::<account>:role/<name>"),
+        ("CreateEndpointConfig", "EndpointConfigName", plan.serving.config_name, shorter),
+        ("CreateModel", "ModelName", plan.serving.model_name, shorter),
+        (
+            "CreateModel",
+            "ExecutionRoleArn",
+            plan.serving.role_arn,
+            "set deploy.role_arn to arn:aws:iam::<account>:role/<name>",
+        ),
     ]
     for operation, member, value, remedy in checked:
         shape = sagemaker.operation_model(operation).input_shape.members[member]
@@ -64,13 +69,13 @@ def _problems(config: PipelineConfig, plan: DeployPlan) -> Iterator[tuple[str, s
             yield f"{member} {value!r} {why}", remedy
     container = sagemaker.shape_for("ContainerDefinition").members
     for member, value, remedy in (
-        ("Image", plan.image, "set deploy.image to <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>"),
-        ("ModelDataUrl", plan.archive_uri, "shorten package.prefix"),
+        ("Image", plan.serving.image, "set deploy.image to <account>.dkr.ecr.<region>.amazonaws.com/<name>:<tag>"),
+        ("ModelDataUrl", plan.serving.archive_uri, "shorten package.prefix"),
     ):
         if why := _refused(container[member], value):
             yield f"{member} {value!r} {why}", remedy
     yield from _tags(plan.tags, sagemaker)
-    bucket = plan.archive_uri.removeprefix("s3://").partition("/")[0]
+    bucket = plan.serving.archive_uri.removeprefix("s3://").partition("/")[0]
     if why := _bucket_refused(bucket):
         yield f"the bucket name {bucket!r} {why}", "set package.bucket to another name"
     if config.api.enabled:

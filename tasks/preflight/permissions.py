@@ -32,7 +32,7 @@ def permission_checks(
     found
         What was checked before: of a role that is not as it must be, the permissions are not looked at.
     """
-    deploy = config.deploy.model_copy(update={"role_arn": plan.role_arn})
+    deploy = config.deploy.model_copy(update={"role_arn": plan.serving.role_arn})
     try:
         scope = scope_of(config.model_copy(update={"deploy": deploy}))
     except ConfigError as error:
@@ -44,8 +44,8 @@ def permission_checks(
         role = execution_policy(scope)
         yield from made(
             "role's permissions",
-            _held("role's permissions", plan.role_arn, [role], target, to="the execution role"),
-            f"{_PERMISSION} on {plan.role_arn}",
+            _held("role's permissions", plan.serving.role_arn, [role], target, to="the execution role"),
+            f"{_PERMISSION} on {plan.serving.role_arn}",
         )
     policies = [policy for policy in deployer_policies(scope) if policy.name != "operate"]
     yield from made("own permissions", _own(policies, target), _PERMISSION)

@@ -31,7 +31,7 @@ def _serverless(config: PipelineConfig, plan: DeployPlan, target: Target) -> Che
     yield _compared(
         "quota: memory",
         _value(quotas, _MEMORY),
-        wanted=plan.memory_mb or 0,
+        wanted=plan.serving.memory_mb or 0,
         used=0,
         unit="MB for one serverless endpoint",
         remedy="deploy.memory_mb, where a smaller tier holds the model",
@@ -58,7 +58,7 @@ def _serverless(config: PipelineConfig, plan: DeployPlan, target: Target) -> Che
 
 
 def _instances(config: PipelineConfig, plan: DeployPlan, target: Target) -> Checks:
-    kind, count = plan.instance, plan.instance_count
+    kind, count = plan.serving.instance_type, plan.serving.instance_count
     if kind is None or count is None:
         yield unknown("quota: instances", "not checked: the plan names no instance")
         return

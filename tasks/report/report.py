@@ -21,6 +21,7 @@ from askline.records import (
     PackageRef,
     PipelineReport,
     Preflight,
+    Promotion,
     Record,
     Run,
     RunReport,
@@ -54,6 +55,7 @@ _FIELD = {
     EndpointRef: "endpoint",
     ApiRef: "api",
     SmokeRef: "smoke",
+    Promotion: "promotion",
 }
 
 
@@ -169,7 +171,7 @@ def summary(report: PipelineReport, *, samples: int = 5) -> str:
         parts += ["Worth a look in the dataset:", *[f"  {warning}" for warning in report.dataset.warnings], ""]
     if report.state == "NotPromoted":
         parts += [
-            "Not promoted; nothing was published or deployed:",
+            f"Not promoted; nothing was {'deployed' if report.hub else 'published or deployed'}:",
             *[f"  {reason}" for reason in report.gate.reasons],
         ]
     elif report.plan and report.state == "Planned":

@@ -14,6 +14,7 @@ from askline.records import (
     ModelRef,
     PackageRef,
     Preflight,
+    Promotion,
     Record,
     Scores,
     SmokeRef,
@@ -117,11 +118,10 @@ def _(record: PackageRef) -> str:
 
 @words.register
 def _(record: DeployPlan) -> str:
-    price = (
-        "" if record.usd_per_1000_calls is None else f", {dollars(record.usd_per_1000_calls)} for 1,000 calls on AWS"
-    )
-    size = f"{record.memory_mb} MB" if record.memory_mb else f"{record.instance_count} × {record.instance}"
-    return f"{record.target}, {size} ({record.memory_chosen}){price}"
+    price, serving = record.costs.usd_per_1000_calls, record.serving
+    said = "" if price is None else f", {dollars(price)} for 1,000 calls on AWS"
+    size = f"{serving.memory_mb} MB" if serving.memory_mb else f"{serving.instance_count} × {serving.instance_type}"
+    return f"{serving.target}, {size} ({record.size.chosen}){said}"
 
 
 @words.register
@@ -148,5 +148,12 @@ def _(record: ApiRef) -> str:
 
 @words.register
 def _(record: SmokeRef) -> str:
+    return f"{record.agreed} of {record.asked} answers equal the evaluation's"
+
+
+@words.register
+def _(record: Promotion) -> str:
+    before = f", {record.replaced} before" if record.replaced not in (None, record.model_version) else ""
     api = ", and the API answers" if record.api_checked else ""
-    return f"{record.agreed} of {record.asked} answers equal the evaluation's{api}"
+    swept = f"; {len(record.swept)} leftovers deleted" if record.swept else ""
+    return f"{record.mlkey} is answered by {record.model_version} (promotion {record.version}{before}){api}{swept}"

@@ -65,13 +65,13 @@ def container_python(config: PipelineConfig) -> str:
     ConfigError
         If it cannot be told from the name of ``deploy.image``.
     """
-    from tasks.deploy_serverless import deployment_plan
+    from tasks.deploy_serverless import image
     from tasks.package.libraries import own_python
 
     if config.package.python or not config.package.carry_libraries:
         return config.package.python or own_python()
     # The embedded cloud runs the archive with this Python, whatever image it is told.
-    return own_python() if config.target == "local" else deployment_plan.container_python(config.deploy.image)
+    return own_python() if config.target == "local" else image.container_python(config.deploy.image)
 
 
 def run_name() -> str:

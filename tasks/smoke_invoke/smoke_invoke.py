@@ -25,7 +25,6 @@ def smoke_invoke(
     scores: Scores,
     *,
     differing: Collection[str] = (),
-    api: ApiRef | None = None,
     place: Workplace,
     cold_seconds: float | None = None,
 ) -> SmokeRef:
@@ -35,8 +34,6 @@ def smoke_invoke(
     ----------
     differing
         Questions that the package is known to answer otherwise than the evaluation; they are not asked.
-    api
-        Where one of the questions is asked once more; the MLKey must be in the registry by then.
     cold_seconds
         How long a question is asked again while the endpoint is not ready or throttles, or waits in an async
         endpoint's queue; the default depends on the kind of endpoint.
@@ -44,8 +41,7 @@ def smoke_invoke(
     Raises
     ------
     DeployError
-        If fewer than ``config.min_agreement`` of the answers are the evaluation's, the endpoint does not answer, or
-        the API answers otherwise.
+        If fewer than ``config.min_agreement`` of the answers are the evaluation's, the endpoint does not answer.
     ArtifactError
         If the predictions are missing or damaged.
     """
@@ -75,13 +71,8 @@ def smoke_invoke(
         )
         progress((number + 1) / len(chosen), f"{number + 1}/{len(chosen)} questions")
     agreed = sum(_agrees(answer) for answer in answers)
-    smoke = SmokeRef(
-        asked=len(answers), agreed=agreed, answers=tuple(answers), api_checked=False, cold_start_seconds=cold_start
-    )
+    smoke = SmokeRef(asked=len(answers), agreed=agreed, answers=tuple(answers), cold_start_seconds=cold_start)
     _check_agreement(config, endpoint, smoke)
-    if api is not None:
-        smoke_api(api, smoke, mlkey=endpoint.mlkey, target=target)
-        smoke = smoke.model_copy(update={"api_checked": True})
     return smoke
 
 

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
-from support.clouds import broken_package, names, upload
+from support.clouds import broken_package, carried_out, deployed, names, upload
 from support.tiny_package import Tiny, package, tiny  # noqa: F401
 
 from askline.clients import aws_client
-from askline.config import DeployConfig
+from askline.config import DeployConfig, PackageConfig
 from askline.errors import ConfigError, DeployError
-from askline.records import PackageRef, Target, UploadRef
+from askline.records import DeployPlan, PackageRef, Target, UploadRef
 from tasks.aws.execution_role import ROLE_NAME, ensure_local_role
-from tasks.deploy_serverless.deploy_serverless import apply_plan, deploy_serverless
-from tasks.deploy_serverless.deployment_plan import DeploymentPlan, inference_image, plan_deployment
+from tasks.deploy_serverless.deploy_serverless import deploy_serverless
+from tasks.deploy_serverless.image import inference_image
+from tasks.deploy_serverless.plan import plan_deploy, plan_for
 from tasks.workplace import Workplace
 
 AWS = Target(kind="aws", region="eu-central-1")
@@ -27,26 +28,26 @@ UPLOAD = UploadRef(
 )
 
 
-def plan(config: DeployConfig | None = None, package: PackageRef = PACKAGE, **change: Any) -> DeploymentPlan:  # noqa: F811
-    arguments = {"target": AWS, "role_arn": ROLE, **change}
-    return plan_deployment(config or DeployConfig(), UPLOAD, package, **arguments)
+def plan(config: DeployConfig | None = None, package: PackageRef = PACKAGE, **change: Any) -> DeployPlan:  # noqa: F811
+    arguments = {"target": AWS, "role_arn": ROLE, "archive_uri": UPLOAD.uri, **change}
+    return plan_for(config or DeployConfig(), package, **arguments)
 
 
 def test_the_plan_names_everything_before_anything_is_made() -> None:
     made = plan(DeployConfig(mlkey="curie", memory_mb=2048, max_concurrency=3, tags={"team": "blue"}))
     assert made.endpoint_name == "serv-hf-endpoint-curie"
-    assert made.model_name.startswith("askline-curie-")
-    assert made.config_name.startswith("askline-curie-")
-    assert made.model_name != made.config_name
-    assert (made.memory_mb, made.max_concurrency, made.role_arn) == (2048, 3, ROLE)
-    assert made.environment["MMS_DEFAULT_WORKERS_PER_MODEL"] == "1"
+    assert made.serving.model_name.startswith("askline-curie-")
+    assert made.serving.config_name.startswith("askline-curie-")
+    assert made.serving.model_name != made.serving.config_name
+    assert (made.serving.memory_mb, made.serving.max_concurrency, made.serving.role_arn) == (2048, 3, ROLE)
+    assert made.serving.environment["MMS_DEFAULT_WORKERS_PER_MODEL"] == "1"
     assert made.tags == {"askline:managed": "true", "askline:mlkey": "curie", "team": "blue"}
-    assert ".dkr.ecr.eu-central-1.amazonaws.com/huggingface-pytorch-inference:" in made.image
+    assert ".dkr.ecr.eu-central-1.amazonaws.com/huggingface-pytorch-inference:" in made.serving.image
 
 
 def test_the_longest_mlkey_gives_legal_names() -> None:
     made = plan(DeployConfig(mlkey="a" * 46))
-    for name in (made.endpoint_name, made.model_name, made.config_name):
+    for name in (made.endpoint_name, made.serving.model_name, made.serving.config_name):
         assert len(name) <= 63
     with pytest.raises(ValidationError):
         DeployConfig(mlkey="a" * 47)
@@ -56,29 +57,38 @@ def test_the_names_change_with_what_they_describe_and_with_nothing_else() -> Non
     base = plan()
     assert plan() == base
     tagged = plan(DeployConfig(tags={"a": "b"}))
-    assert (tagged.model_name, tagged.config_name) == (base.model_name, base.config_name)
+    assert (tagged.serving.model_name, tagged.serving.config_name) == (
+        base.serving.model_name,
+        base.serving.config_name,
+    )
     larger = plan(DeployConfig(memory_mb=6144))
-    assert larger.model_name == base.model_name
-    assert larger.config_name != base.config_name
+    assert larger.serving.model_name == base.serving.model_name
+    assert larger.serving.config_name != base.serving.config_name
     for other in (
         plan(package=PACKAGE.model_copy(update={"archive_sha256": "b" * 64})),
         plan(DeployConfig(image="1.dkr.ecr.eu-central-1.amazonaws.com/own:1")),
         plan(role_arn=ROLE + "2"),
     ):
-        assert other.model_name != base.model_name
-        assert other.config_name != base.config_name
+        assert other.serving.model_name != base.serving.model_name
+        assert other.serving.config_name != base.serving.config_name
 
 
 def test_an_image_of_ones_own_needs_no_table() -> None:
     mars = Target(kind="aws", region="mars-north-1")
-    assert plan(DeployConfig(image="own:1"), target=mars).image == "own:1"
+    assert plan(DeployConfig(image="own:1"), target=mars).serving.image == "own:1"
     with pytest.raises(ConfigError, match="mars-north-1"):
         inference_image("mars-north-1")
 
 
 def test_aws_needs_a_role_of_the_users() -> None:
     with pytest.raises(ConfigError, match=r"deploy\.role_arn"):
-        deploy_serverless(DeployConfig(), UPLOAD, PACKAGE, place=Workplace(AWS))
+        plan_deploy(DeployConfig(), PackageConfig(bucket="mine"), PACKAGE, target=AWS)
+
+
+def test_what_was_uploaded_elsewhere_than_planned_is_not_deployed() -> None:
+    elsewhere = UPLOAD.model_copy(update={"uri": "s3://b/other/model.tar.gz"})
+    with pytest.raises(DeployError, match=r"uploaded to s3://b/other/model\.tar\.gz, and the plan says s3://b/k/model"):
+        deploy_serverless(DeployConfig(role_arn=ROLE), plan(), elsewhere, place=Workplace(AWS))
 
 
 def ask(target: Target, endpoint: str, question: str) -> str:
@@ -103,22 +113,25 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
     config = DeployConfig(mlkey="life", memory_mb=3072, tags={"team": "blue"}, wait_seconds=240)
     good = upload(tiny, package, cloud, "life")
     role = ensure_local_role(good, target=cloud, tags={})
-    made = plan_deployment(config, good, package, target=cloud, role_arn=role)
+    made = plan_for(config, package, archive_uri=good.uri, role_arn=role, target=cloud)
 
     # A first creation that failed earlier, by a run that was killed before it could clean up.
     broken = broken_package(tiny, package, tmp_path / "broken")
     bad = upload(tiny, broken, cloud, "life")
-    failed = plan_deployment(config, bad, broken, target=cloud, role_arn=role)
+    failed = plan_for(config, broken, archive_uri=bad.uri, role_arn=role, target=cloud)
     with pytest.raises(DeployError, match="still Creating"):
-        apply_plan(failed, target=cloud, wait_seconds=0)
+        carried_out(failed, cloud, 0)
     wait_for(cloud, made.endpoint_name, "Failed")
 
     told: list[str] = []
-    first = deploy_serverless(
-        config, good, package, place=Workplace(cloud, progress=lambda share, message="": told.append(message))
-    )
+    place = Workplace(cloud, progress=lambda share, message="": told.append(message))
+    first = deploy_serverless(config, made, good, place=place)
     assert first.action == "created"
-    assert (first.name, first.model_name, first.config_name) == (made.endpoint_name, made.model_name, made.config_name)
+    assert (first.name, first.model_name, first.config_name) == (
+        made.endpoint_name,
+        made.serving.model_name,
+        made.serving.config_name,
+    )
     assert any("Creating" in message for message in told)
     assert ask(cloud, first.name, "Which city did she move to?") == "Paris"
     endpoint = client.describe_endpoint(EndpointName=first.name)
@@ -134,7 +147,7 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
         assert tags == {"askline:managed": "true", "askline:mlkey": "life", "team": "blue"}
 
     before = names(cloud, "life")
-    second = deploy_serverless(config, good, package, place=Workplace(cloud))
+    second = deployed(config, good, package, cloud)
     assert second.action == "unchanged"
     assert second.model_copy(update={"action": "created", "seconds": first.seconds}) == first
     assert names(cloud, "life") == before
@@ -142,14 +155,14 @@ def test_the_life_of_an_endpoint(cloud: Target, tiny: Tiny, package: PackageRef,
 
     # An update whose archive is broken: the old one answers on, and the error says so.
     with pytest.raises(DeployError, match="still answers") as caught:
-        deploy_serverless(config.model_copy(update={"memory_mb": 2048}), bad, broken, place=Workplace(cloud))
+        deployed(config.model_copy(update={"memory_mb": 2048}), bad, broken, cloud)
     assert "broken on purpose" in str(caught.value)
     assert not caught.value.retryable
     assert ask(cloud, first.name, "Which city did she move to?") == "Paris"
     assert names(cloud, "life") == before, "what the failed update created is gone"
 
     # A good update: another size of the same model, the old configuration stays.
-    third = deploy_serverless(config.model_copy(update={"memory_mb": 4096}), good, package, place=Workplace(cloud))
+    third = deployed(config.model_copy(update={"memory_mb": 4096}), good, package, cloud)
     assert third.action == "updated"
     assert (third.arn, third.model_name) == (first.arn, first.model_name)
     assert set(names(cloud, "life")["configs"]) == {*before["configs"], third.config_name}
@@ -161,10 +174,10 @@ def test_a_run_that_was_cut_off_is_finished_by_the_next(cloud: Target, tiny: Tin
     config = DeployConfig(mlkey="cut-off")
     sent = upload(tiny, package, cloud, "cut-off")
     role = ensure_local_role(sent, target=cloud, tags={})
-    made = plan_deployment(config, sent, package, target=cloud, role_arn=role)
+    made = plan_for(config, package, archive_uri=sent.uri, role_arn=role, target=cloud)
     with pytest.raises(DeployError, match="still Creating"):
-        apply_plan(made, target=cloud, wait_seconds=0)
-    result = deploy_serverless(config, sent, package, place=Workplace(cloud))
+        carried_out(made, cloud, 0)
+    result = deployed(config, sent, package, cloud)
     assert result.action == "unchanged"
     assert ask(cloud, result.name, "Which city did she move to?") == "Paris"
 
@@ -179,7 +192,7 @@ def test_a_first_deployment_that_fails_leaves_nothing(
     broken = broken_package(tiny, package, tmp_path)
     sent = upload(tiny, broken, cloud, "first-fails")
     with pytest.raises(DeployError, match="broken on purpose"):
-        deploy_serverless(DeployConfig(mlkey="first-fails"), sent, broken, place=Workplace(cloud))
+        deployed(DeployConfig(mlkey="first-fails"), sent, broken, cloud)
     assert names(cloud, "first-fails") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -196,7 +209,7 @@ def test_a_role_that_does_not_trust_sagemaker_is_refused(
     ]
     sent = upload(tiny, package, cloud, "no-trust")
     with pytest.raises(DeployError, match="for-lambda-only"):
-        deploy_serverless(DeployConfig(mlkey="no-trust", role_arn=role), sent, package, place=Workplace(cloud))
+        deployed(DeployConfig(mlkey="no-trust", role_arn=role), sent, package, cloud)
     assert names(cloud, "no-trust") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -205,7 +218,7 @@ def test_an_archive_that_is_not_there_is_refused(cloud: Target, tiny: Tiny, pack
     sent = upload(tiny, package, cloud, "gone")
     aws_client(cloud, "s3").delete_object(Bucket=sent.bucket, Key=sent.key)
     with pytest.raises(DeployError, match=sent.uri):
-        deploy_serverless(DeployConfig(mlkey="gone"), sent, package, place=Workplace(cloud))
+        deployed(DeployConfig(mlkey="gone"), sent, package, cloud)
     assert names(cloud, "gone") == {"models": [], "configs": [], "endpoints": []}
 
 
@@ -220,14 +233,14 @@ def test_an_endpoint_that_somebody_else_made_is_not_touched(
     broken = broken_package(tiny, package, tmp_path)  # fails soon, and so costs no container
     sent = upload(tiny, broken, cloud, "theirs")
     role = ensure_local_role(sent, target=cloud, tags={})
-    made = plan_deployment(DeployConfig(mlkey="theirs"), sent, broken, target=cloud, role_arn=role)
+    made = plan_for(DeployConfig(mlkey="theirs"), broken, archive_uri=sent.uri, role_arn=role, target=cloud)
     apply = made.model_copy(update={"tags": {}})
     with pytest.raises(DeployError, match="still Creating"):
-        apply_plan(apply, target=cloud, wait_seconds=0)
+        carried_out(apply, cloud, 0)
     wait_for(cloud, made.endpoint_name, "Failed")
     before = client.describe_endpoint(EndpointName=made.endpoint_name)
     with pytest.raises(DeployError, match="not made by askline"):
-        deploy_serverless(DeployConfig(mlkey="theirs"), sent, package, place=Workplace(cloud))
+        deployed(DeployConfig(mlkey="theirs"), sent, package, cloud)
     after = client.describe_endpoint(EndpointName=made.endpoint_name)
     assert after["LastModifiedTime"] == before["LastModifiedTime"]
     assert len(names(cloud, "theirs")["models"]) == 1

@@ -9,21 +9,19 @@ import pytest
 from botocore.session import get_session
 from botocore.validate import ParamValidator
 from pydantic import ValidationError
+from support.clouds import carried_out
 
 from askline.clients import aws_client
 from askline.config import DeployConfig, PackageConfig, PipelineConfig
 from askline.errors import ConfigError, DeployError
-from askline.records import Measured, PackageRef, Target, UploadRef
+from askline.records import DeployPlan, Measured, PackageRef, Scaling, Target
 from benchmarks.redeploy_act import Bench, clients, proxied
 from tasks.ask.endpoint import Caller
 from tasks.deploy_serverless import autoscaling
-from tasks.deploy_serverless.deploy_serverless import apply_plan
-from tasks.deploy_serverless.deployment_plan import DeploymentPlan, plan_deployment
-from tasks.deploy_serverless.plan import plan_deploy
+from tasks.deploy_serverless.plan import plan_deploy, plan_for
 from tasks.deploy_serverless.registry import resolve
-from tasks.deploy_serverless.served_by import ServedBy, read_served_by
+from tasks.deploy_serverless.requests import config_request, described, model_request, read_serving
 from tasks.deploy_serverless.sizing import sized_instance
-from tasks.deploy_serverless.variants import Scaling, described
 from tasks.report.plan import text
 
 AWS = Target(kind="aws", region="us-east-1")
@@ -50,7 +48,6 @@ PACKAGE = PackageRef(
     ),
 )
 URI = "s3://models/deploy/biography/aaaaaaaaaaaa/model.tar.gz"
-UPLOAD = UploadRef(bucket="models", key="k", uri=URI, archive_sha256="a" * 64, version_id=None, reused=False)
 REAL_TIME: dict[str, Any] = {
     "target": "real-time",
     "workers": 2,
@@ -68,8 +65,8 @@ ASYNC: dict[str, Any] = {
 }
 
 
-def plan(package: PackageRef = PACKAGE, **options: Any) -> DeploymentPlan:
-    return plan_deployment(DeployConfig(**options), UPLOAD, package, target=AWS, role_arn=ROLE)
+def plan(package: PackageRef = PACKAGE, **options: Any) -> DeployPlan:
+    return plan_for(DeployConfig(**options), package, archive_uri=URI, role_arn=ROLE, target=AWS)
 
 
 # -- what needs no cloud ---------------------------------------------------------------------------------------------
@@ -111,11 +108,8 @@ def test_what_the_api_cannot_ask_is_not_put_behind_it() -> None:
 
 
 def test_the_names_of_serverless_endpoints_are_what_they_always_were() -> None:
-    made = plan(PACKAGE.model_copy(update={"measured": None}), image="own:1", memory_mb=2048)
-    same = UPLOAD.model_copy(update={"uri": "s3://b/k/model.tar.gz"})
-    made = plan_deployment(
-        DeployConfig(image="own:1", memory_mb=2048), same, PACKAGE, target=AWS, role_arn=made.role_arn
-    )
+    config = DeployConfig(image="own:1", memory_mb=2048)
+    made = plan_for(config, PACKAGE, archive_uri="s3://b/k/model.tar.gz", role_arn=ROLE, target=AWS).serving
     assert (made.model_name, made.config_name) == ("askline-biography-b925d577", "askline-biography-25488f4c")
 
 
@@ -123,44 +117,41 @@ def test_the_names_of_serverless_endpoints_are_what_they_always_were() -> None:
 def test_the_requests_are_what_the_service_takes_and_say_what_was_planned(options: dict[str, Any]) -> None:
     made = plan(**options)
     model = get_session().get_service_model("sagemaker")
-    for operation, request in (("CreateModel", made.model_request()), ("CreateEndpointConfig", made.config_request())):
+    requests = {"CreateModel": model_request(made.serving), "CreateEndpointConfig": config_request(made.serving)}
+    for operation, request in requests.items():
         report = ParamValidator().validate(request, model.operation_model(operation).input_shape)
         assert not report.has_errors(), report.generate_report()
-    if made.deployment_config is not None:
-        report = ParamValidator().validate(made.deployment_config, model.shape_for("DeploymentConfig"))
+    if made.update is not None:
+        report = ParamValidator().validate(made.update, model.shape_for("DeploymentConfig"))
         assert not report.has_errors(), report.generate_report()
     # Read back, it is the same, but for what Application Auto Scaling keeps.
-    fields = described(made.config_request(), made.model_request())
-    assert fields is not None
-    assert ServedBy(**fields) == ServedBy(
-        **{name: value for name, value in made.model_copy(update={"scaling": None}) if name in ServedBy.model_fields}
-    )
+    read = described(requests["CreateEndpointConfig"], requests["CreateModel"])
+    assert read == made.serving.model_copy(update={"scaling": None})
 
 
 def test_a_configuration_changes_its_name_with_all_but_its_scaling() -> None:
-    base = plan(**REAL_TIME)
-    assert plan(**{**REAL_TIME, "autoscaling": {"max": 9}}).config_name == base.config_name
+    base = plan(**REAL_TIME).serving
+    assert plan(**{**REAL_TIME, "autoscaling": {"max": 9}}).serving.config_name == base.config_name
     for change in ({"volume_size_gb": 50}, {"data_capture": {"percentage": 11}}, {"instance_count": 2}):
-        other = plan(**{**REAL_TIME, **change})
+        other = plan(**{**REAL_TIME, **change}).serving
         assert (other.model_name == base.model_name, other.config_name == base.config_name) == (True, False)
-    assert plan(**{**REAL_TIME, "workers": 3}).model_name != base.model_name
+    assert plan(**{**REAL_TIME, "workers": 3}).serving.model_name != base.model_name
 
 
 def test_several_models_share_an_endpoint_and_each_names_its_own_archive() -> None:
     one = plan(target="real-time", multi_model="team", mlkey="biography")
-    there = UPLOAD.model_copy(update={"uri": "s3://models/deploy/chemistry/bbbbbbbbbbbb/model.tar.gz"})
+    there = "s3://models/deploy/chemistry/bbbbbbbbbbbb/model.tar.gz"
     config = DeployConfig(target="real-time", multi_model="team", mlkey="chemistry")
-    two = plan_deployment(
-        config, there, PACKAGE.model_copy(update={"archive_sha256": "b" * 64}), target=AWS, role_arn=ROLE
-    )
+    package = PACKAGE.model_copy(update={"archive_sha256": "b" * 64})
+    two = plan_for(config, package, archive_uri=there, role_arn=ROLE, target=AWS)
     assert one.endpoint_name == two.endpoint_name == "serv-hf-endpoint-team"
-    assert (one.model_name, one.config_name) == (two.model_name, two.config_name)
-    assert one.archive_uri == "s3://models/deploy/"
+    assert one.serving == two.serving
+    assert one.serving.archive_uri == "s3://models/deploy/"
     assert (one.target_model, two.target_model) == (
         "biography/aaaaaaaaaaaa/model.tar.gz",
         "chemistry/bbbbbbbbbbbb/model.tar.gz",
     )
-    assert one.model_request()["PrimaryContainer"]["Mode"] == "MultiModel"
+    assert model_request(one.serving)["PrimaryContainer"]["Mode"] == "MultiModel"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +207,7 @@ def test_a_person_can_read_the_plan_of_every_target() -> None:
         assert words in said
     unknown = DeployConfig(role_arn=ROLE, target="real-time", instance_type="ml.z9.large")
     made = plan_deploy(unknown, where, PACKAGE, target=AWS)
-    assert (made.instance, made.usd_per_hour) == ("ml.z9.large", None)
+    assert (made.costs.instance, made.costs.usd_per_hour) == ("ml.z9.large", None)
     assert "does not know ml.z9.large" in made.notes[0]
 
 
@@ -228,13 +219,12 @@ def bench(cloud: Target, tmp_path: Path) -> Bench:
     return Bench(cloud, tmp_path / "packages")
 
 
-def ours(bench: Bench, mlkey: str, **options: Any) -> DeploymentPlan:
+def ours(bench: Bench, mlkey: str, **options: Any) -> DeployPlan:
     """Return the plan of a deployment of what the MLKey's endpoint serves now, changed."""
-    found = read_served_by(f"serv-hf-endpoint-{mlkey}", bench.target)
+    found = read_serving(f"serv-hf-endpoint-{mlkey}", bench.target)
     assert found is not None
-    sent = UPLOAD.model_copy(update={"uri": found.archive_uri, "bucket": found.archive_uri.split("/")[2]})
     config = DeployConfig(mlkey=mlkey, image=found.image, **options)
-    return plan_deployment(config, sent, PACKAGE, target=bench.target, role_arn=found.role_arn)
+    return plan_for(config, PACKAGE, archive_uri=found.archive_uri, role_arn=found.role_arn, target=bench.target)
 
 
 @pytest.mark.slow
@@ -243,26 +233,22 @@ def test_a_real_time_endpoint_that_scales_and_goes_to_another_instance(bench: Be
     assert bench.act("targets-real", "one", kind="real-time").error is None
     assert autoscaling.read(name, target=target) is None
     scales = {"target": "real-time", "autoscaling": {"max": 3}}
-    first = apply_plan(ours(bench, "targets-real", **scales), target=target, wait_seconds=120)
+    first = carried_out(ours(bench, "targets-real", **scales), target)
     wanted = Scaling(by="invocations", value=600, min=1, max=3, scale_out_seconds=60, scale_in_seconds=300)
     assert autoscaling.read(name, target=target) == wanted
-    again = apply_plan(ours(bench, "targets-real", **scales), target=target, wait_seconds=120)
+    again = carried_out(ours(bench, "targets-real", **scales), target)
     assert (again.action, again.config_name) == ("unchanged", first.config_name)
-    moved = apply_plan(
-        ours(bench, "targets-real", instance_type="ml.m5.large", **scales), target=target, wait_seconds=120
-    )
+    moved = carried_out(ours(bench, "targets-real", instance_type="ml.m5.large", **scales), target)
     assert (moved.action, moved.runs_on, moved.previous_config) == ("updated", "1 × ml.m5.large", first.config_name)
     assert autoscaling.read(name, target=target) == wanted
-    served = read_served_by(name, target)
+    served = read_serving(name, target)
     assert served is not None
     assert (served.scaling, served.instance_type) == (wanted, "ml.m5.large")
-    still = apply_plan(
-        ours(bench, "targets-real", target="real-time", instance_type="ml.m5.large"), target=target, wait_seconds=120
-    )
+    still = carried_out(ours(bench, "targets-real", target="real-time", instance_type="ml.m5.large"), target)
     assert still.action == "unchanged"
     assert autoscaling.registered_endpoints(target=target) == ()
     with pytest.raises(DeployError, match="does not make such an endpoint serverless"):
-        apply_plan(ours(bench, "targets-real", memory_mb=1024), target=target, wait_seconds=120)
+        carried_out(ours(bench, "targets-real", memory_mb=1024), target)
     assert bench.answering("targets-real") == "one"
     assert autoscaling.remove(name, target=target) is False
 
@@ -295,7 +281,7 @@ def test_an_async_endpoint_answers_in_s3_and_may_sleep(bench: Bench) -> None:
     done = bench.act("targets-queue", "one", kind="async")
     assert (done.said, done.error) == ("created", None)
     made = ours(bench, "targets-queue", target="async", autoscaling={"max": 2})
-    ref = apply_plan(made, target=target, wait_seconds=120)
+    ref = carried_out(made, target)
     assert ref.input_folder is not None
     found = autoscaling.read(name, target=target)
     assert found is not None
@@ -308,7 +294,7 @@ def test_an_async_endpoint_answers_in_s3_and_may_sleep(bench: Bench) -> None:
     # A run that was killed between the policy and its alarm left an endpoint that would never wake.
     aws_client(target, "cloudwatch").delete_alarms(AlarmNames=[autoscaling.alarm_name(name)])
     assert autoscaling.read(name, target=target) is None
-    assert apply_plan(made, target=target, wait_seconds=120).action == "unchanged"
+    assert carried_out(made, target).action == "unchanged"
     assert autoscaling.read(name, target=target) == found
     broken = bench.act("targets-queue", "odd", kind="async", breaks="answer")
     assert broken.error is not None

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from askline.config import DeployConfig, PackageConfig
 from askline.errors import ConfigError, DeployError
-from askline.records import DeployPlan, Measured, PackageRef, Target, UploadRef
-from tasks.deploy_serverless.deployment_plan import plan_deployment
+from askline.records import DeployPlan, Measured, PackageRef, Target
 from tasks.deploy_serverless.plan import plan_deploy
 from tasks.deploy_serverless.prices import TIERS, Instance, load_prices
 from tasks.deploy_serverless.sizing import (
@@ -215,38 +214,32 @@ def test_the_costs_by_hand() -> None:
 
 def test_the_plan_shows_the_price_and_the_break_even() -> None:
     made = plan(DeployConfig(calls_per_month=100_000))
-    assert (made.memory_mb, made.usd_per_second) == (2048, 0.00004)
-    assert made.usd_per_1000_calls == pytest.approx(0.0096)
-    assert made.usd_per_month == pytest.approx(0.96)
-    assert (made.instance, made.instance_usd_per_hour) == ("ml.c6i.large", 0.102)
-    assert made.instance_usd_per_month == pytest.approx(74.46)
-    assert made.break_even_calls == pytest.approx(74.46 / 0.0000096)
-    assert made.break_even_busy is not None
+    assert (made.serving.memory_mb, made.costs.usd_per_second) == (2048, 0.00004)
+    assert made.costs.usd_per_1000_calls == pytest.approx(0.0096)
+    assert made.costs.usd_per_month == pytest.approx(0.96)
+    assert (made.costs.instance, made.costs.instance_usd_per_hour) == ("ml.c6i.large", 0.102)
+    assert made.costs.instance_usd_per_month == pytest.approx(74.46)
+    assert made.costs.break_even_calls == pytest.approx(74.46 / 0.0000096)
+    assert made.costs.break_even_busy is not None
     # The same money either way: an instance that is always on against seconds that are busy.
-    assert made.break_even_busy * made.usd_per_second * 3600 == pytest.approx(made.instance_usd_per_hour)
-
-
-def test_the_plan_names_what_the_deployment_then_creates() -> None:
-    made = plan(DeployConfig(mlkey="curie", tags={"team": "blue"}))
-    place = UploadRef(
-        bucket="mine",
-        key=made.archive_uri.removeprefix("s3://mine/"),
-        uri=made.archive_uri,
-        archive_sha256=FLAN.archive_sha256,
-        version_id="7",
-        reused=False,
+    assert made.costs.break_even_busy * made.costs.usd_per_second * 3600 == pytest.approx(
+        made.costs.instance_usd_per_hour
     )
-    config = DeployConfig(mlkey="curie", tags={"team": "blue"})
-    created = plan_deployment(config, place, FLAN, target=AWS, role_arn=ROLE)
-    for name in ("endpoint_name", "model_name", "config_name", "image", "archive_uri", "role_arn", "memory_mb", "tags"):
-        assert getattr(made, name) == getattr(created, name), name
-    assert made.archive_uri == f"s3://mine/deploy/curie/{'a' * 12}/model.tar.gz"
+
+
+def test_the_plan_names_where_the_archive_will_lie() -> None:
+    made = plan(DeployConfig(mlkey="curie", tags={"team": "blue"}))
+    assert made.serving.archive_uri == f"s3://mine/deploy/curie/{'a' * 12}/model.tar.gz"
+    assert made.tags == {"askline:managed": "true", "askline:mlkey": "curie", "team": "blue"}
 
 
 def test_traffic_and_headroom_change_no_name() -> None:
     base = plan()
     busier = plan(DeployConfig(calls_per_month=9, memory_headroom=1.3))
-    assert (busier.model_name, busier.config_name) == (base.model_name, base.config_name)
+    assert (busier.serving.model_name, busier.serving.config_name) == (
+        base.serving.model_name,
+        base.serving.config_name,
+    )
 
 
 def test_aws_needs_a_role_before_there_is_a_plan() -> None:
@@ -289,7 +282,7 @@ def test_small_amounts_keep_two_digits(amount: float, text: str) -> None:
 
 def test_a_plan_without_measurements_leaves_out_what_it_cannot_know() -> None:
     made = plan(of=package(None))
-    assert (made.usd_per_1000_calls, made.usd_per_month, made.break_even_calls) == (None, None, None)
+    assert (made.costs.usd_per_1000_calls, made.costs.usd_per_month, made.costs.break_even_calls) == (None, None, None)
     said = report.text(made)
     assert "3072 MB (not measured)" in said
     assert "1,000 calls" not in said

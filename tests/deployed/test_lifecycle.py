@@ -17,20 +17,18 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import REPOSITORY, running_cloud
-from support.clouds import names
+from support.clouds import deployed, names
 from support.toy_archive import code, write_archive
 
 from askline.clients import aws_client
 from askline.command_line import load_config
 from askline.config import ApiConfig, DeployConfig, PackageConfig, PipelineConfig
-from askline.errors import CloudError, ConfigError, DeployError
-from askline.records import EndpointRef, PackageRef, Target, UploadRef
+from askline.errors import ConfigError, DeployError
+from askline.records import EndpointRef, PackageRef, Serving, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
 from tasks.deploy_api.deploy_api import deploy_api
 from tasks.deploy_serverless import registry
-from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.deploy_serverless.registry import RegistryEntry
-from tasks.deploy_serverless.served_by import ServedBy
 from tasks.deployed.inventory import Inventory, Resource, take_inventory
 from tasks.deployed.orphans import find_orphans
 from tasks.deployed.rollback import rollback
@@ -77,11 +75,10 @@ class Place(NamedTuple):
         sent = upload_package(PackageConfig(), package, mlkey=mlkey, tags={}, place=Workplace(self.target, store=store))
         return package, sent
 
-    def deploy(self, mlkey: str, version: str, *, memory_mb: Any = 1024, **broken: str) -> Version:
-        package, sent = self.upload(mlkey, code(version, **broken))
-        endpoint = deploy_serverless(
-            DeployConfig(mlkey=mlkey, memory_mb=memory_mb), sent, package, place=Workplace(self.target)
-        )
+    def deploy(self, mlkey: str, version: str, *, memory_mb: Any = 1024, said: str = "", **broken: str) -> Version:
+        """Deploy and promote; ``said`` is the version that the container claims to be."""
+        package, sent = self.upload(mlkey, code(said or version, **broken))
+        endpoint = deployed(DeployConfig(mlkey=mlkey, memory_mb=memory_mb), sent, package, self.target)
         entry = registry.promote(
             mlkey,
             endpoint=endpoint.name,
@@ -152,7 +149,7 @@ def promotion(number: int, archive: str, *, config: str | None = None, restores:
     )
     if config is None:
         return entry
-    served_by = ServedBy(
+    served_by = Serving(
         config_name=config,
         model_name=f"model-{archive}",
         image="i",
@@ -355,7 +352,7 @@ def test_two_versions_status_and_back(place: Place) -> None:
     client = aws_client(place.target, "sagemaker")
     client.delete_endpoint_config(EndpointConfigName=second.endpoint.config_name)
     client.delete_model(ModelName=second.endpoint.model_name)
-    forward = rollback("back", to=second.entry.archive_sha256[:10], config=place.config, target=place.target)
+    forward = rollback("back", to=second.entry.archive_sha256[:10], config=place.config, place=Workplace(place.target))
     assert forward.endpoint.config_name == second.endpoint.config_name
     assert place.answer("back") == "v-two heard x"
     variant = client.describe_endpoint_config(EndpointConfigName=second.endpoint.config_name)["ProductionVariants"][0]
@@ -364,11 +361,11 @@ def test_two_versions_status_and_back(place: Place) -> None:
     # An earlier rollback that was killed between endpoint and registry is finished by the next.
     client.update_endpoint(EndpointName=first.endpoint.name, EndpointConfigName=first.endpoint.config_name)
     with pytest.raises(DeployError, match="a deployment is under way"):
-        rollback("back", config=place.config, target=place.target)
+        rollback("back", config=place.config, place=Workplace(place.target))
     wait_until_settled(place, "back")
     drift = next(row for row in status(place.config, target=place.target).deployed if row.mlkey == "back")
     assert any("another configuration serves" in note for note in drift.notes)
-    finished = rollback("back", config=place.config, target=place.target)
+    finished = rollback("back", config=place.config, place=Workplace(place.target))
     assert finished.endpoint.action == "unchanged"
     assert finished.now.model_version == "v-one"
 
@@ -383,38 +380,56 @@ def wait_until_settled(place: Place, mlkey: str) -> None:
 
 @pytest.mark.slow
 def test_a_version_that_does_not_answer_is_not_gone_back_to(place: Place, tmp_path: Path) -> None:
-    first, second = place.deploy("sick", "v-one"), place.deploy("sick", "v-two")
+    gate = tmp_path / "gate"
+    mute = place.deploy("sick", "v-mute", answer="raise RuntimeError('cannot answer')")
+    other = place.deploy("sick", "v-named", said="v-other")
+    shut = place.deploy("sick", "v-shut", load=f"assert not __import__('os').path.exists({str(gate)!r}), 'cannot load'")
+    second = place.deploy("sick", "v-two")
 
     def unchanged() -> None:
         assert place.active("sick") == second.endpoint.config_name
         assert place.answer("sick") == "v-two heard x"
         assert registry.resolve("sick", place.target) == second.entry
 
-    place.overwrite(first, code("v-one", answer="raise RuntimeError('cannot answer')"), tmp_path)
-    done = place.run("rollback", "--mlkey", "sick")
+    there = f"{second.endpoint.name} is InService on {second.endpoint.config_name}"
+    done = place.run("rollback", "--mlkey", "sick", "--to", mute.entry.archive_sha256)
     assert done.returncode == 1
     assert "ModelError" in done.stderr
-    assert f"put back and verified: {second.endpoint.name} is InService on {second.endpoint.config_name}" in done.stderr
+    assert f"What served before was put back, and was verified: {there}" in done.stderr
+    assert "The registry still names v-two" in done.stderr
     unchanged()
 
-    place.overwrite(first, code("v-other"), tmp_path)
-    with pytest.raises(DeployError, match=r"answers as version v-other, not v-one(.|\n)*put back and verified"):
-        rollback("sick", config=place.config, target=place.target)
+    wrong = r"answers as version v-other, not v-named(.|\n)*put back, and was verified"
+    with pytest.raises(DeployError, match=wrong):
+        rollback("sick", to=other.entry.archive_sha256, config=place.config, place=Workplace(place.target))
     unchanged()
 
-    place.overwrite(first, code("v-one", load="raise RuntimeError('cannot load')"), tmp_path)
-    with pytest.raises(DeployError, match=r"cannot load(.|\n)*still names v-two"):
-        rollback("sick", config=place.config, target=place.target)
+    gate.touch()
+    with pytest.raises(DeployError, match=r"cannot load(.|\n)*still serves, and was verified"):
+        rollback("sick", to=shut.entry.archive_sha256, config=place.config, place=Workplace(place.target))
     unchanged()
 
+
+@pytest.mark.slow
+def test_an_archive_that_was_altered_is_not_gone_back_to_whatever_its_labels_say(place: Place, tmp_path: Path) -> None:
+    first, second = place.deploy("altered", "v-one"), place.deploy("altered", "v-two")
+    before = aws_client(place.target, "sagemaker").describe_endpoint(EndpointName=second.endpoint.name)
+
+    def refused(said: str) -> None:
+        with pytest.raises(DeployError, match=said):
+            rollback("altered", config=place.config, place=Workplace(place.target))
+        after = aws_client(place.target, "sagemaker").describe_endpoint(EndpointName=second.endpoint.name)
+        assert after["LastModifiedTime"] == before["LastModifiedTime"], "it was not even updated"
+        assert place.answer("altered") == "v-two heard x"
+        assert registry.resolve("altered", place.target) == second.entry
+
+    place.overwrite(first, code("v-one", answer="pass  # and something else"), tmp_path)
+    refused("holds another archive .* its bytes were changed after it was uploaded")
     s3 = aws_client(place.target, "s3")
-    s3.put_object(Bucket=first.upload.bucket, Key=first.upload.key, Body=b"x", Metadata={"sha256": "f" * 64})
-    with pytest.raises(CloudError, match=r"holds another archive \(ffffffffffff\)"):
-        rollback("sick", config=place.config, target=place.target)
+    s3.put_object(Bucket=first.upload.bucket, Key=first.upload.key, Body=b"without any label")
+    refused("holds another archive")
     s3.delete_object(Bucket=first.upload.bucket, Key=first.upload.key)
-    with pytest.raises(CloudError, match=r"is gone\. Nothing was changed"):
-        rollback("sick", config=place.config, target=place.target)
-    unchanged()
+    refused("is gone; upload it again")
 
 
 @pytest.mark.slow
@@ -520,9 +535,7 @@ def test_a_teardown_that_was_killed_is_finished_by_the_next(place: Place) -> Non
 def test_orphans_are_shown_and_only_they_are_taken(place: Place) -> None:
     first, second = place.deploy("left", "v-one"), place.deploy("left", "v-two")
     package, sent = place.upload("unpromoted", code("v-one"))
-    loose = deploy_serverless(
-        DeployConfig(mlkey="unpromoted", memory_mb=1024), sent, package, place=Workplace(place.target)
-    )
+    loose = deployed(DeployConfig(mlkey="unpromoted", memory_mb=1024), sent, package, place.target)
     shown = place.run("status", "--keep", "1")
     assert shown.returncode == 0, shown.stderr
     for orphan in (

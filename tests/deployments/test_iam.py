@@ -292,7 +292,8 @@ class Steps:
         )
 
     def deploy(self) -> None:
-        self.endpoint = deploy_serverless(self.config.deploy, self.uploaded, self.package, place=Workplace(self.target))
+        plan = plan_deploy(self.config.deploy, self.config.package, self.package, target=self.target)
+        self.endpoint = deploy_serverless(self.config.deploy, plan, self.uploaded, place=Workplace(self.target))
 
     def smoke(self) -> None:
         self.asked = smoke_invoke(
@@ -342,7 +343,7 @@ class Steps:
         self.promote()
 
     def rollback(self) -> None:
-        rollback(self.config.deploy.mlkey, config=self.config, target=self.target)
+        rollback(self.config.deploy.mlkey, config=self.config, place=Workplace(self.target))
 
     def teardown(self) -> None:
         inventory = take_inventory(self.config, target=self.target)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from support import tiny_package
+from support.clouds import deployed as deploy
 from support.clouds import upload
 from support.tiny_datasets import write_dataset
 from support.tiny_package import Tiny, make_tiny, package, tiny  # noqa: F401
@@ -21,7 +22,6 @@ from askline.records import ChampionRef, Comparison, Gate, ModelRef, PackageRef,
 from askline.store import ArtifactStore
 from tasks.ask.endpoint import BATCH, Caller
 from tasks.deploy_serverless import registry
-from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.gate.champion import challenge
 from tasks.gate.gate import answered, weigh
 from tasks.gate.paired import Pair, compare
@@ -519,7 +519,7 @@ def deployed(made: Tiny, packed: PackageRef, mlkey: str, target: Target, kind: s
     """Deploy and promote a model as the pipeline does."""
     memory = {"memory_mb": 1024} if kind == "serverless" else {}
     config = DeployConfig.model_validate({"mlkey": mlkey, "target": kind, **memory})
-    endpoint = deploy_serverless(config, upload(made, packed, target, mlkey), packed, place=Workplace(target))
+    endpoint = deploy(config, upload(made, packed, target, mlkey), packed, target)
     registry.promote(
         mlkey,
         endpoint=endpoint.name,

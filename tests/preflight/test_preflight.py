@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import running_cloud
+from support.clouds import deployed
 from support.toy_archive import code, write_archive
 
 from askline.clients import aws_client
@@ -19,7 +20,6 @@ from askline.errors import DeployError, PreflightError
 from askline.records import DeployPlan, PackageRef, Preflight, PreflightCheck, Target
 from askline.store import ArtifactStore, sha256_of_file
 from tasks.aws.execution_role import TRUST
-from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.deploy_serverless.plan import plan_deploy
 from tasks.package.upload import upload_package
 from tasks.preflight.account import trusts_sagemaker
@@ -99,7 +99,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         aws_client(target, "iam").put_role_policy(
             RoleName="preflight-role", PolicyName="all", PolicyDocument=json.dumps(policy)
         )
-        deploy_serverless(config.deploy, sent, place.package, place=Workplace(target))
+        deployed(config.deploy, sent, place.package, target)
         yield place
 
 
@@ -194,7 +194,7 @@ def test_instances_are_held_against_their_quota_with_those_that_run(place: Place
 @pytest.mark.parametrize("kind", ["real-time", "async"])
 def test_an_instance_that_the_plan_chose_is_held_against_its_quota(place: Place, kind: str) -> None:
     options = ["--deploy.target", kind, "--deploy.mlkey", "other", "--api.enabled", "false"]
-    chosen = place.plan(place.config(*options)).instance
+    chosen = place.plan(place.config(*options)).serving.instance_type
     assert chosen is not None
     before = aws_client(place.target, "sagemaker").list_models()["Models"]
     try:

@@ -5,7 +5,7 @@ import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
-from support.clouds import upload
+from support.clouds import deployed, upload
 from support.loopback import Reply, replying
 from support.tiny_package import QUESTIONS, UNANSWERABLE, Tiny, package, tiny, write_scores  # noqa: F401
 
@@ -15,7 +15,6 @@ from askline.records import ApiRef, EndpointRef, PackageRef, Scores, SmokeAnswer
 from askline.store import ArtifactStore
 from tasks.deploy_api.deploy_api import deploy_api
 from tasks.deploy_serverless import registry
-from tasks.deploy_serverless.deploy_serverless import deploy_serverless
 from tasks.smoke_invoke.smoke_invoke import smoke_api, smoke_invoke
 from tasks.workplace import Workplace
 
@@ -70,7 +69,7 @@ def test_the_questions_come_from_all_over_and_one_is_out_of_scope(store: Artifac
             place=Workplace(at(url), store=store, progress=lambda share, message="": told.append(share)),
         )
         again = smoke_invoke(SmokeConfig(questions=5), ENDPOINT, scores, place=Workplace(at(url), store=store))
-    assert (smoke.asked, smoke.agreed, smoke.api_checked) == (6, 6, False)
+    assert (smoke.asked, smoke.agreed) == (6, 6)
     assert [answer.expected == UNANSWERABLE for answer in smoke.answers] == [False] * 5 + [True]
     assert [answer.question for answer in again.answers] == [answer.question for answer in smoke.answers]
     assert smoke.cold_start_seconds == smoke.answers[0].seconds > 0
@@ -176,7 +175,6 @@ SMOKE = SmokeRef(
     asked=1,
     agreed=1,
     answers=(SmokeAnswer(question="Où? & how", expected="a", evaluated="Irène", answered="Irène", seconds=1),),
-    api_checked=False,
     cold_start_seconds=1,
 )
 
@@ -225,7 +223,7 @@ def test_the_deployed_endpoint_and_api_give_the_evaluations_answers(
     package: PackageRef,  # noqa: F811
 ) -> None:
     sent = upload(tiny, package, cloud, "smoke")
-    endpoint = deploy_serverless(DeployConfig(mlkey="smoke"), sent, package, place=Workplace(cloud))
+    endpoint = deployed(DeployConfig(mlkey="smoke"), sent, package, cloud)
     stack = ApiConfig(stack_name="smoke-test")
     open_api = deploy_api(stack, bucket=sent.bucket, prefix="api", tags={}, place=Workplace(cloud))
     registry.promote(
@@ -242,9 +240,8 @@ def test_the_deployed_endpoint_and_api_give_the_evaluations_answers(
         SmokeConfig(),
         endpoint,
         tiny.scores,
-        api=open_api,
         place=Workplace(cloud, store=tiny.store),
     )
-    assert smoke.api_checked
+    smoke_api(open_api, smoke, mlkey="smoke", target=cloud)
     assert smoke.asked == smoke.agreed == 9
     assert {answer.answered for answer in smoke.answers} > {UNANSWERABLE}

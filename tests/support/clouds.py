@@ -3,10 +3,14 @@
 from pathlib import Path
 
 from askline.clients import LocalKeys, aws_client
-from askline.config import PackageConfig
-from askline.records import PackageRef, Target, UploadRef
+from askline.config import DeployConfig, PackageConfig
+from askline.records import DeployPlan, EndpointRef, PackageRef, Target, UploadRef
 from askline.store import ArtifactStore, sha256_of_file
 from support.tiny_package import Tiny
+from tasks.aws.execution_role import ensure_local_role
+from tasks.deploy_serverless.deploy_serverless import deploy_serverless
+from tasks.deploy_serverless.plan import plan_for
+from tasks.deploy_serverless.serve import serve
 from tasks.package import archive
 from tasks.package.package import ARCHIVE
 from tasks.package.upload import upload_package
@@ -27,6 +31,23 @@ def upload(tiny: Tiny, package: PackageRef, target: Target, mlkey: str) -> Uploa
         tags={},
         place=Workplace(target, store=tiny.store),
     )
+
+
+def deployed(config: DeployConfig, sent: UploadRef, package: PackageRef, target: Target) -> EndpointRef:
+    """Plan and deploy what was uploaded, as the pipeline does."""
+    plan = plan_for(
+        config,
+        package,
+        archive_uri=sent.uri,
+        role_arn=config.role_arn or ensure_local_role(sent, target=target, tags={}),
+        target=target,
+    )
+    return deploy_serverless(config, plan, sent, place=Workplace(target))
+
+
+def carried_out(plan: DeployPlan, target: Target, wait_seconds: float = 120) -> EndpointRef:
+    """Carry out a plan whose archive is not the one that its package names."""
+    return serve(plan.serving, plan, archive_sha256=None, place=Workplace(target), wait_seconds=wait_seconds).endpoint
 
 
 def broken_package(tiny: Tiny, package: PackageRef, scratch: Path) -> PackageRef:

@@ -26,6 +26,5 @@ def smoke(question: str) -> SmokeRef:
         asked=1,
         agreed=1,
         answers=(SmokeAnswer(question=question, expected="A", evaluated="A", answered="A", seconds=0.1),),
-        api_checked=True,
         cold_start_seconds=1.0,
     )

@@ -14,7 +14,7 @@ class EvaluationConfig(Section):
     shapes_nothing: ClassVar[frozenset[str]] = frozenset(
         {
             *("min_exact_match", "min_token_f1", "min_out_of_scope", "beat_base"),
-            *("champion", "promote", "min_improvement", "alpha", "champion_questions"),
+            *("champion", "promote", "min_improvement", "outweigh", "alpha", "champion_questions"),
             *("approval", "approval_hours", "workers", "scheduler"),
         }
     )
@@ -41,6 +41,9 @@ class EvaluationConfig(Section):
     "always" only reports."""
     min_improvement: float = Field(0.0, ge=0, lt=1)
     """"better" means: by more than this share of the held-out questions."""
+    outweigh: float = Field(0.2, ge=0, le=1)
+    """A loss on the in-scope or the out-of-scope questions alone counts as worse, unless what is gained on the others is
+    more than the loss by this share, at the cautious ends of both intervals. 1 lets nothing make up for it."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """How likely a model that is no better may be promoted by chance."""
     champion_questions: int = Field(1000, ge=10, le=100_000)

@@ -70,6 +70,8 @@ def weigh(config: EvaluationConfig, gate: Gate, comparison: Comparison | None, *
 def _way_out(comparison: Comparison) -> str:
     if comparison.overall is None:
         return " (--evaluation.champion off deploys without a comparison)"
+    if comparison.verdict == "worse":
+        return " (--evaluation.promote always deploys it all the same)"
     if comparison.verdict == "unproven":
         return " (--evaluation.promote not-worse lets a difference within the noise pass)"
     return ""

@@ -24,7 +24,7 @@ from tasks.qa.held_out import HeldOut, read_held_out, spread
 from tasks.workplace import Workplace
 
 #: What the archive depends on, beside the options and what is packed. ``inference`` travels in it.
-ROOMS = ("package", "graphs", "qa", "inference")
+ROOMS = ("package", "ask", "graphs", "qa", "inference")
 LIBRARIES = ("isal", "numpy", "onnx", "onnxruntime", "scikit-learn", "tokenizers", "torch", "transformers")
 
 ARCHIVE = "model.tar.gz"

@@ -137,6 +137,32 @@ def test_better_answers_do_not_pay_for_lost_refusals() -> None:
     assert "out-of-scope" in reason
 
 
+def apart(inside: list[Pair], outside: list[Pair], **options: Any) -> tuple[str, str]:
+    """Return the verdict on questions in and out of scope."""
+    every = inside + [pair._replace(fact=f"o{pair.fact}") for pair in outside]
+    overall, *parts = (compare(each, alpha=0.05) for each in (every, inside, outside))
+    return verdict(EvaluationConfig(**options), overall, *parts)
+
+
+def test_a_champion_that_refuses_nearly_everything_can_be_replaced() -> None:
+    # 2.5 % of 120 in scope and all of 50 out of scope against 80 % and 82 %.
+    inside, outside = pairs(3, 0, 93, 24), pairs(41, 9, 0)
+    said, reason = apart(inside, outside)
+    assert said == "better"
+    assert "80.0% of 120 questions against 2.5%" in reason
+    assert "82.0% of 50 questions against 100.0%" in reason
+    # Also where those out of scope are many more, so that it is worse over all questions as they are counted.
+    assert apart(inside, pairs(900, 300, 0))[0] == "better"
+    said, reason = apart(inside, outside, outweigh=0.7)
+    assert said == "worse"
+    assert "70 points more (--evaluation.outweigh)" in reason
+    assert apart(inside, outside, outweigh=1)[0] == "worse"
+
+
+def test_a_small_gain_does_not_make_up_for_a_loss() -> None:
+    assert apart(pairs(80, 0, 20, 20), pairs(40, 8, 0, 2))[0] == "worse"
+
+
 # --- what may be promoted ---------------------------------------------------------------------------------------------
 
 

@@ -124,7 +124,7 @@ def test_a_first_call_that_times_out_is_asked_once_more(store: ArtifactStore, sc
         return early.pop() if early else knows(path, body)
 
     with replying(starts) as url:
-        smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, target=at(url), store=store)
+        smoke = smoke_invoke(SmokeConfig(questions=2), ENDPOINT, scores, place=Workplace(at(url), store=store))
         assert smoke.agreed == smoke.asked == 3
     calls: list[bytes] = []
 
@@ -133,7 +133,7 @@ def test_a_first_call_that_times_out_is_asked_once_more(store: ArtifactStore, sc
         return slow
 
     with replying(too_slow) as url, pytest.raises(DeployError, match="invocation timed out"):
-        smoke_invoke(SmokeConfig(), ENDPOINT, scores, target=at(url), store=store)
+        smoke_invoke(SmokeConfig(), ENDPOINT, scores, place=Workplace(at(url), store=store))
     assert len(calls) == 2
 
 

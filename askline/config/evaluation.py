@@ -42,8 +42,8 @@ class EvaluationConfig(Section):
     min_improvement: float = Field(0.0, ge=0, lt=1)
     """"better" means: by more than this share of the held-out questions."""
     outweigh: float = Field(0.2, ge=0, le=1)
-    """A loss on the in-scope or the out-of-scope questions alone counts as worse, unless what is gained on the others is
-    more than the loss by this share, at the cautious ends of both intervals. 1 lets nothing make up for it."""
+    """A loss on the in-scope or the out-of-scope questions alone counts as worse, unless the gain on the others is
+    larger by this share, at the cautious ends of both intervals. 1 lets nothing make up for it."""
     alpha: float = Field(0.05, gt=0, lt=0.5)
     """How likely a model that is no better may be promoted by chance."""
     champion_questions: int = Field(1000, ge=10, le=100_000)

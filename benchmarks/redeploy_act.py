@@ -286,7 +286,7 @@ def make_package(store: ArtifactStore, version: str, breaks: str | None) -> tupl
     code = CODE.format(
         version=version,
         load="raise RuntimeError('broken on purpose')" if breaks == "load" else "time.sleep(1.5)",
-        answer="time.sleep(61)" if breaks == "slow" else "pass",
+        answer={"slow": "time.sleep(61)", "hold": "time.sleep(20)"}.get(breaks or "", "pass"),
         said="nonsense" if breaks == "answer" else version,
     )
     with store.new("package") as draft:

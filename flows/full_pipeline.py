@@ -9,7 +9,7 @@
     python -m flows.full_pipeline --from evaluate                 # nothing remembered from there on; --fresh: nothing
 
 Finished steps are remembered: the same command again goes on where the last run stopped. Exit codes: 0 promoted
-or planned, 1 failed, 2 wrong option, 3 finished but not promoted, 130 interrupted.
+or planned, 1 failed, 2 wrong option, 3 finished but not promoted, 4 planned but checks failed, 130 interrupted.
 """
 
 import sys

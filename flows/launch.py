@@ -17,7 +17,7 @@ from askline.records import PipelineReport, Target
 #: A run whose process is killed sends no more of these; see deployments/automations.py.
 HEARTBEAT_SECONDS = 30
 
-FAILED, WRONG_OPTION, NOT_PROMOTED, INTERRUPTED = 1, 2, 3, 130
+FAILED, WRONG_OPTION, NOT_PROMOTED, CHECKS_FAILED, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def launch(arguments: Sequence[str] | None = None) -> int:
@@ -43,6 +43,8 @@ def launch(arguments: Sequence[str] | None = None) -> int:
     from tasks.report.report import summary
 
     console.say(summary(report))
+    if report.preflight is not None and report.preflight.failed:
+        return CHECKS_FAILED  # of a plan; a run that deploys ends at them
     return NOT_PROMOTED if report.state == "NotPromoted" else 0
 
 

@@ -193,8 +193,23 @@ def _excluded(config: DeployConfig) -> Iterator[str]:
             yield f'deploy.{name} with deploy.target "{config.target}": {reason}; {instead}'
 
 
+#: S3 takes ten tags an object; askline:managed and askline:mlkey are two of them.
+_MOST_TAGS = 8
+
+
 def _at_odds(config: DeployConfig) -> Iterator[str]:
-    """Options that contradict each other."""
+    """Options that contradict each other, or what AWS takes."""
+    if len(config.tags) > _MOST_TAGS:
+        yield (
+            f"deploy.tags has {len(config.tags)}, and S3 takes 10 tags an object, two of which are the pipeline's own: "
+            f"give at most {_MOST_TAGS}"
+        )
+    update = config.blue_green
+    if update.traffic == "linear" and update.step_percent < 10:
+        yield (
+            f'deploy.blue_green.step_percent {update.step_percent} with deploy.blue_green.traffic "linear": SageMaker '
+            "takes steps of 10 to 50 %"
+        )
     scaling, provisioned = config.autoscaling, config.provisioned_concurrency
     least = scaling_min(config)
     if scaling.max is None and scaling.min is not None:

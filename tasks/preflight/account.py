@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.records import DeployPlan, Target
 from tasks.aws.errors import is_missing, status_of
 from tasks.aws.execution_role import SERVICE
-from tasks.preflight.checks import Checks, bad, good, made
+from tasks.preflight.checks import Checks, bad, good, looking, made
 
 
 def account_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) -> Checks:
@@ -46,7 +45,7 @@ def _role(config: PipelineConfig, plan: DeployPlan, target: Target) -> Checks:
     commands = "python -m deployments.iam writes its policies, and the commands that make it"
     name = arn.rpartition("/")[2]
     try:
-        role = aws_client(target, "iam").get_role(RoleName=name)["Role"]
+        role = looking(target, "iam").get_role(RoleName=name)["Role"]
     except ClientError as error:
         if not is_missing(error):
             raise
@@ -97,8 +96,8 @@ def _bucket(bucket: str, target: Target, *, own: bool = False, name: str = "buck
 
     option = "package.bucket" if own else name
     region = target.region
-    s3 = aws_client(target, "s3")
-    account = str(aws_client(target, "sts").get_caller_identity()["Account"])
+    s3 = looking(target, "s3")
+    account = str(looking(target, "sts").get_caller_identity()["Account"])
     try:
         found = s3.head_bucket(Bucket=bucket, ExpectedBucketOwner=account)
     except ClientError as error:
@@ -144,7 +143,7 @@ def _topic(option: str, arn: str, plan: DeployPlan, target: Target) -> Checks:
         yield bad(option, f"{arn} is in {region}", f"name a topic in {plan.region}")
         return
     try:
-        aws_client(target, "sns").get_topic_attributes(TopicArn=arn)
+        looking(target, "sns").get_topic_attributes(TopicArn=arn)
     except ClientError as error:
         if status_of(error) != 404:
             raise
@@ -158,7 +157,7 @@ def _key(arn: str, plan: DeployPlan, target: Target) -> Checks:
     from botocore.exceptions import ClientError
 
     try:
-        found = aws_client(target, "kms").describe_key(KeyId=arn)["KeyMetadata"]
+        found = looking(target, "kms").describe_key(KeyId=arn)["KeyMetadata"]
     except ClientError as error:
         if status_of(error) not in (400, 404) or "NotFound" not in str(error):
             raise

@@ -1,10 +1,12 @@
 """What the checks before a deployment have in common: how one is written down, and how AWS's refusals are read."""
 
 from collections.abc import Iterator
+from typing import Any
 
+from askline.clients import aws_client
 from askline.errors import LocalCloudError
-from askline.records import PreflightCheck
-from tasks.aws.errors import code_of, explained
+from askline.records import PreflightCheck, Target
+from tasks.aws.errors import RETRYABLE, code_of, explained, status_of
 
 Checks = Iterator[PreflightCheck]
 
@@ -33,6 +35,15 @@ def denied(error: Exception) -> bool:
     return isinstance(error, ClientError) and code_of(error) in _DENIED
 
 
+def looking(target: Target, service: str) -> Any:
+    """Return a client for looking at something: it tries once, and gives up within seconds.
+
+    What does not answer is told as not looked at; it must not hold up the rest.
+    """
+    once = {"mode": "standard", "total_max_attempts": 1}
+    return aws_client(target, service, connect_timeout=3, read_timeout=10, retries=once)
+
+
 def made(name: str, checks: Checks, permission: str) -> Checks:
     """Yield the checks; where they cannot be made, one that says why.
 
@@ -44,14 +55,23 @@ def made(name: str, checks: Checks, permission: str) -> Checks:
     Raises
     ------
     CloudError
-        If AWS cannot be reached, or there are no credentials: then nothing can be checked.
+        If there are no credentials, or AWS refuses for another reason: then nothing can be checked.
     """
+    from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, ProfileNotFound
+
     with explained(f"check the {name}"):
         try:
             yield from checks
         except LocalCloudError as error:
             yield unknown(name, f"not checked: {error}")
-        except Exception as error:
-            if not denied(error):
+        except (NoCredentialsError, ProfileNotFound):
+            raise
+        except BotoCoreError as error:  # no connection, or an answer that is none of AWS's
+            yield unknown(name, f"not looked at: the service did not answer ({error})")
+        except ClientError as error:
+            if denied(error):
+                yield unknown(name, f"not checked: these credentials may not ask ({permission})", f"grant {permission}")
+            elif status_of(error) >= 500 or code_of(error) in RETRYABLE:
+                yield unknown(name, f"not looked at: the service answered {code_of(error)}, try again later")
+            else:
                 raise
-            yield unknown(name, f"not checked: these credentials may not ask ({permission})", f"grant {permission}")

@@ -7,8 +7,6 @@ from askline.config import PipelineConfig
 from askline.records import DeployPlan
 from tasks.preflight.checks import Checks, bad, good, unknown
 
-_MOST_TAGS = 50
-
 
 def name_checks(config: PipelineConfig, plan: DeployPlan) -> Checks:
     """Yield whether SageMaker, S3 and CloudFormation would take every name, and are offered in the region."""
@@ -86,8 +84,6 @@ def _problems(config: PipelineConfig, plan: DeployPlan) -> Iterator[tuple[str, s
 
 def _tags(tags: dict[str, str], sagemaker: Any) -> Iterator[tuple[str, str]]:
     members = sagemaker.shape_for("Tag").members
-    if len(tags) > _MOST_TAGS:
-        yield f"there are {len(tags)} tags, and AWS takes {_MOST_TAGS}", "leave out some of deploy.tags"
     for key, value in tags.items():
         why = _refused(members["Key"], key) or ("begins with aws:" if key.lower().startswith("aws:") else None)
         if why:

@@ -7,13 +7,12 @@ organisation's limits on other resources) can still refuse a call; what it says 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.errors import ConfigError
 from askline.records import DeployPlan, PreflightCheck, Target
 from tasks.aws.errors import is_missing
 from tasks.aws.iam import Policy, Statement, scope_of
-from tasks.preflight.checks import Checks, bad, good, made, unknown
+from tasks.preflight.checks import Checks, bad, good, looking, made, unknown
 from tasks.preflight.deployer import deployer_policies
 from tasks.preflight.execution import execution_policy
 
@@ -54,14 +53,14 @@ def permission_checks(
 def _own(policies: Iterable[Policy], target: Target) -> Checks:
     """Yield what the caller may not, of all that deploying and looking after it takes."""
     name = "own permissions"
-    arn = str(aws_client(target, "sts").get_caller_identity()["Arn"])
+    arn = str(looking(target, "sts").get_caller_identity()["Arn"])
     kind, _, rest = arn.rpartition(":")[2].partition("/")
     if arn.endswith(":root"):
         yield good(name, "the account's root may do everything")
         return
     if kind == "assumed-role":
         # A session has no policies of its own to simulate; its role has.
-        arn = str(aws_client(target, "iam").get_role(RoleName=rest.partition("/")[0])["Role"]["Arn"])
+        arn = str(looking(target, "iam").get_role(RoleName=rest.partition("/")[0])["Role"]["Arn"])
     elif kind not in ("user", "role"):
         yield unknown(name, f"not checked: IAM cannot simulate {arn}")
         return
@@ -71,7 +70,7 @@ def _own(policies: Iterable[Policy], target: Target) -> Checks:
 def _held(name: str, arn: str, policies: Iterable[Policy], target: Target, *, to: str) -> Checks:
     from botocore.exceptions import ClientError
 
-    iam = aws_client(target, "iam")
+    iam = looking(target, "iam")
     missing: list[PreflightCheck] = []
     asked = 0
     for policy in policies:

@@ -18,7 +18,7 @@ from tasks.preflight.account import account_checks
 from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
 from tasks.preflight.permissions import permission_checks
-from tasks.preflight.quotas import quota_checks
+from tasks.preflight.quotas import other_names, quota_checks
 from tasks.workplace import Workplace
 
 
@@ -42,6 +42,7 @@ def preflight(
         ("names", name_checks(config, plan)),
         ("the archive", archive_checks(config, plan, package, store=place.store, target=target)),
         ("role, bucket and topics", account_checks(config, plan, target=target)),
+        ("other endpoints", other_names(plan, target=target)),
         ("quotas", quota_checks(config, plan, target=target)),
         ("permissions", permission_checks(config, plan, target=target, found=found)),
     )

@@ -8,15 +8,38 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.records import DeployPlan, PreflightCheck, Target
 from tasks.aws.errors import is_missing
-from tasks.preflight.checks import Checks, bad, good, made, unknown
+from tasks.aws.names import named_by
+from tasks.preflight.checks import Checks, bad, good, looking, made, unknown
 
 _MEMORY = re.compile(r"memory size in mb per serverless endpoint", re.IGNORECASE)
 _CONCURRENCY = re.compile(r"maximum total concurrency .*across all serverless endpoints", re.IGNORECASE)
 _ENDPOINTS = re.compile(r"(maximum )?number of serverless endpoints.*", re.IGNORECASE)
+
+
+def other_names(plan: DeployPlan, *, target: Target) -> Checks:
+    """Yield whether another endpoint's name differs from the planned one in capital letters only.
+
+    SageMaker does not tell such names apart, and says so at the last moment in words that help nobody.
+    """
+    yield from made("endpoint's name", _alike(plan, target), "sagemaker:ListEndpoints")
+
+
+def _alike(plan: DeployPlan, target: Target) -> Checks:
+    name = plan.endpoint_name
+    pages = looking(target, "sagemaker").get_paginator("list_endpoints").paginate()
+    others = [each["EndpointName"] for page in pages for each in page["Endpoints"]]
+    alike = next((each for each in others if each != name and each.lower() == name.lower()), None)
+    if alike is None:
+        yield good("endpoint's name", "no other one differs in capital letters only")
+    else:
+        yield bad(
+            "endpoint's name",
+            f"{alike} is there, and SageMaker does not tell capital letters from small ones in endpoints' names",
+            f"set deploy.mlkey to {named_by(alike)}, or to a name that differs in more",
+        )
 
 
 def quota_checks(config: PipelineConfig, plan: DeployPlan, *, target: Target) -> Checks:
@@ -85,7 +108,7 @@ def _compared(name: str, most: float | None, *, wanted: int, used: int, unit: st
 
 
 def _quotas(target: Target) -> dict[str, float]:
-    pages = aws_client(target, "service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
+    pages = looking(target, "service-quotas").get_paginator("list_service_quotas").paginate(ServiceCode="sagemaker")
     return {quota["QuotaName"]: float(quota["Value"]) for page in pages for quota in page["Quotas"]}
 
 
@@ -96,7 +119,7 @@ def _value(quotas: dict[str, float], name: re.Pattern[str]) -> float | None:
 def _described(target: Target) -> Iterator[dict[str, Any]]:
     from botocore.exceptions import ClientError
 
-    client = aws_client(target, "sagemaker")
+    client = looking(target, "sagemaker")
     for page in client.get_paginator("list_endpoints").paginate():
         for listed in page["Endpoints"]:
             try:
@@ -121,7 +144,7 @@ def _running(target: Target, kind: str) -> Iterator[int]:
     """Yield the instances of a kind that endpoints run."""
     from botocore.exceptions import ClientError
 
-    client = aws_client(target, "sagemaker")
+    client = looking(target, "sagemaker")
     for endpoint in _described(target):
         try:
             config = client.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])

@@ -76,6 +76,8 @@ def plan(package: PackageRef = PACKAGE, **options: Any) -> DeployPlan:
     ("options", "reason"),
     [
         ({"gpu": True}, "no GPU"),
+        ({"tags": {f"k{number}": "v" for number in range(9)}}, "S3 takes 10 tags an object"),
+        ({"target": "real-time", "blue_green": {"traffic": "linear", "step_percent": 9}}, "steps of 10 to 50 %"),
         ({"vpc": {"subnets": ["s"], "security_groups": ["g"]}}, "cannot join a VPC"),
         ({"network_isolation": True}, "cannot isolate"),
         ({"data_capture": {"percentage": 5}}, "capture no data"),

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import running_cloud
 from support.clouds import deployed
+from support.loopback import replying
 from support.toy_archive import code, write_archive
 
 from askline.clients import aws_client
@@ -26,6 +27,7 @@ from tasks.preflight.account import trusts_sagemaker
 from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
 from tasks.preflight.preflight import preflight, require
+from tasks.preflight.quotas import other_names, quota_checks
 from tasks.report import preflight as report
 from tasks.workplace import Workplace
 
@@ -210,6 +212,13 @@ def test_an_instance_that_the_plan_chose_is_held_against_its_quota(place: Place,
 
 
 @pytest.mark.slow
+def test_an_mlkey_that_differs_in_capital_letters_only_is_named(place: Place) -> None:
+    found = failed(place.check("--deploy.mlkey", "PreFlight"), "endpoint's name")
+    assert "serv-hf-endpoint-preflight is there" in found.found
+    assert found.remedy == "set deploy.mlkey to preflight, or to a name that differs in more"
+
+
+@pytest.mark.slow
 def test_everything_that_is_wrong_is_told_at_once_and_nothing_is_made(place: Place) -> None:
     before = aws_client(place.target, "sagemaker").list_models()["Models"]
     bad = store_package(place.store, lambda path: path.write_bytes(b"no archive"))
@@ -321,7 +330,6 @@ def test_a_model_saved_by_a_newer_transformers_than_the_images_is_refused(store:
         (("--package.bucket", "Nope_"), "the bucket name 'Nope_'"),
         (("--deploy.tags", json.dumps({"aws:mine": "x"})), "begins with aws:"),
         (("--deploy.tags", json.dumps({"k": "v" * 300})), "has 300 characters, and AWS takes 256"),
-        (("--deploy.tags", json.dumps({f"k{n}": "v" for n in range(60)})), "62 tags, and AWS takes 50"),
         (("--deploy.image", "an image"), "Image 'an image' does not match"),
     ],
 )
@@ -341,6 +349,17 @@ def test_a_region_without_the_service_is_named(store: ArtifactStore) -> None:
     near = planned(config, store_package(store, write_good)).model_copy(update={"region": "us-east-9"})
     (check,) = [check for check in name_checks(config, near) if check.name == "region"]
     assert check.passed is None, "one that is newer than botocore"
+
+
+def test_a_service_that_does_not_answer_is_told_and_holds_nothing_up(store: ArtifactStore, free_port: int) -> None:
+    config = config_of()
+    plan = planned(config, store_package(store, write_good))
+    with replying(lambda path, body: (500, {"Content-Type": "text/html"}, b"<html>not XML, not JSON")) as broken:
+        nobody = f"http://127.0.0.1:{free_port}"
+        target = Target(kind="local", region="us-east-1", endpoints={"service-quotas": broken, "sagemaker": nobody})
+        found = [*quota_checks(config, plan, target=target), *other_names(plan, target=target)]
+    assert [(check.name, check.passed) for check in found] == [("quota", None), ("endpoint's name", None)]
+    assert all(check.found.startswith("not looked at: the service ") for check in found), found
 
 
 def test_trust_is_read_as_IAM_reads_it() -> None:  # noqa: N802

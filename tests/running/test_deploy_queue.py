@@ -1,8 +1,10 @@
 """One deployment of an MLKey at a time, between processes that use one Prefect server."""
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from conftest import REPOSITORY
 
 from askline.records import Target
 from benchmarks.redeploy_act import Bench
+from tasks.deploy_serverless import registry
 
 pytestmark = pytest.mark.slow
 
@@ -98,14 +101,16 @@ def test_the_second_waits_its_time_and_others_do_not(
 
 
 ACT = """
-import json, sys
+import contextlib, json, sys
 from pathlib import Path
 from prefect import flow
+from prefect.utilities.engine import capture_sigterm
 from askline.config import DeployConfig, PackageConfig, PipelineConfig, SmokeConfig
-from askline.records import Run, Target
+from askline.records import Gate, Run, Target
 from askline.store import ArtifactStore
 from benchmarks.redeploy_act import IMAGE, make_package
 from tasks import steps
+from tasks.deploy_serverless.plan import plan_deploy
 from tasks.running.run_step import run_step
 from tasks.report.report import Findings
 from tasks.package.upload import upload_package
@@ -122,15 +127,21 @@ def deploy():
     package, scores = make_package(store, version, breaks or None)
     sent = upload_package(PackageConfig(), package, mlkey="one-act", place=Workplace.of(run), tags={})
     found = Findings(PipelineConfig(state_dir=folder, deploy=deploy), run)
+    plan = plan_deploy(deploy, PackageConfig(), package, target=target)
     with steps.deployment(deploy, found, run):
-        endpoint = found.keep(run_step(steps.deploy[deploy.target], deploy, sent, package, run))
-        run_step(steps.smoke_invoke, SmokeConfig(questions=2), endpoint, None, scores, package, DATASET, run)
+        endpoint = found.keep(run_step(steps.deploy[deploy.target], deploy, plan, sent, run))
+        print("deployed", endpoint.config_name, flush=True)
+        smoke = run_step(steps.smoke_invoke, SmokeConfig(questions=2), endpoint, scores, package, run)
+        proved = (endpoint, smoke, None, scores, package, DATASET)
+        run_step(steps.promote, deploy, Gate(passed=True), *proved, run)
     return endpoint.config_name
 
 try:
-    print("done", deploy())
-except Exception as error:
-    print("failed", type(error).__name__, json.dumps(str(error)))
+    # As the process of a run that is cancelled: Prefect ends it with SIGTERM, which its engine listens to.
+    with capture_sigterm() if "cancelled" in sys.argv else contextlib.nullcontext():
+        print("done", deploy())
+except BaseException as error:
+    print("failed", type(error).__name__, json.dumps("\\n".join([str(error), *getattr(error, "__notes__", ())])))
 """
 
 DATASET = """
@@ -149,17 +160,29 @@ DATASET = DatasetRef(
 """
 
 
-def test_the_steps_undo_what_does_not_answer_and_say_both(cloud_with_prefect: Target, tmp_path: Path) -> None:
+def test_the_steps_undo_what_does_not_answer_and_what_is_interrupted(
+    cloud_with_prefect: Target, tmp_path: Path
+) -> None:
     target = cloud_with_prefect
     (tmp_path / "act.py").write_text(ACT)
     (tmp_path / "tiny_records.py").write_text(DATASET)
     environment = {**os.environ, "PREFECT_API_URL": str(target.prefect_api), "PREFECT_HOME": str(tmp_path / "home")}
     environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
 
-    def act(version: str, breaks: str = "") -> str:
+    def act(version: str, breaks: str = "", interrupt: signal.Signals | None = None, *more: str) -> str:
         command = [sys.executable, str(tmp_path / "act.py"), target.model_dump_json(), str(tmp_path), version, breaks]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-        return next((line for line in done.stdout.splitlines() if line.startswith(("done", "failed"))), done.stderr)
+        process = subprocess.Popen(
+            [*command, *more], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        if interrupt is not None:
+            for line in process.stdout:
+                if line.startswith("deployed"):
+                    time.sleep(1)  # it is being asked
+                    process.send_signal(interrupt)
+                    break
+        out, err = process.communicate(timeout=300)
+        return next((line for line in out.splitlines() if line.startswith(("done", "failed"))), err)
 
     first = act("one")
     assert first.startswith("done askline-one-act-")
@@ -170,3 +193,16 @@ def test_the_steps_undo_what_does_not_answer_and_say_both(cloud_with_prefect: Ta
     assert f"is InService on {first.removeprefix('done ')}" in failed
     bench = Bench(target, tmp_path)
     assert (bench.answering("one-act"), bench.orphans("one-act")) == ("one", set())
+    for interrupt, more, name in (
+        (signal.SIGINT, (), "KeyboardInterrupt"),
+        (signal.SIGTERM, (), "Told"),
+        (signal.SIGHUP, (), "Told"),
+        (signal.SIGTERM, ("cancelled",), "TerminationSignal"),
+    ):
+        broken_off = act("two", "hold", interrupt, *more)
+        assert broken_off.startswith(f"failed {name}"), (interrupt, more, broken_off)
+        assert "What served before was put back, and was verified" in broken_off
+        assert (bench.answering("one-act"), bench.orphans("one-act")) == ("one", set())
+        entry = registry.resolve("one-act", target)
+        assert entry is not None
+        assert entry.model_version == "one"

@@ -41,8 +41,11 @@ KEEP_WARM: Final = "keep-warm"
 DOCUMENT_MAX_AGE: Final = 300
 
 
-def create_handler(answering: Answering) -> Handler:
-    """Return the Lambda handler: the routes in front of what answers."""
+def create_handler(answering: Answering, *, auth: str | None = None) -> Handler:
+    """Return the Lambda handler: the routes in front of what answers.
+
+    ``auth`` is how callers prove who they are, as :mod:`lambda_handler.openapi` names it; it is described, not checked.
+    """
     app = APIGatewayRestResolver(debug=False)
     registry, questions, counts, logger = answering.registry, answering.questions, answering.counts, answering.logger
 
@@ -100,8 +103,9 @@ def create_handler(answering: Answering) -> Handler:
     def openapi_document() -> Response[Any]:
         from lambda_handler import openapi
 
-        kept = {**gateway.HEADERS, "Cache-Control": f"max-age={DOCUMENT_MAX_AGE}"}
-        return Response(status_code=200, content_type=gateway.JSON, body=openapi.document(), headers=kept)
+        kept = {**gateway.HEADERS, "Cache-Control": f"max-age={DOCUMENT_MAX_AGE}", "Vary": "Host"}
+        body = openapi.document(openapi.address(app.current_event), auth, feedback=questions.enabled)
+        return Response(status_code=200, content_type=gateway.JSON, body=body, headers=kept)
 
     def refuse(problem: Problem) -> Response[Any]:
         counts.add(metrics.of_problem(problem.kind))

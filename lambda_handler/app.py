@@ -1,7 +1,8 @@
 """What Lambda starts: the clients, made once for each execution environment, and the handler.
 
 Environment: ``ASKLINE_REGISTRY`` (SSM path of the registry), ``ASKLINE_MODEL_TIMEOUT`` and ``ASKLINE_COLD_WAIT``
-(seconds), ``ASKLINE_QUESTION_LOG…`` (see :mod:`lambda_handler.question_log`), ``POWERTOOLS_…`` (metrics are on where
+(seconds), ``ASKLINE_AUTH`` and ``ASKLINE_API_KEY`` (what the gateway asks of callers, for the API's description of
+itself), ``ASKLINE_QUESTION_LOG…`` (see :mod:`lambda_handler.question_log`), ``POWERTOOLS_…`` (metrics are on where
 ``POWERTOOLS_METRICS_NAMESPACE`` is set), and boto3's own ``AWS_ENDPOINT_URL_…`` where the calls go somewhere else than
 AWS.
 """
@@ -52,5 +53,6 @@ handler = create_handler(
         counts=metrics.from_environment(service=_SERVICE, logger=_logger),
         logger=_logger,
         cold_seconds=float(os.environ.get("ASKLINE_COLD_WAIT", "20")),
-    )
+    ),
+    auth="KEY" if os.environ.get("ASKLINE_API_KEY") == "true" else os.environ.get("ASKLINE_AUTH"),
 )

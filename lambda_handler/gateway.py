@@ -46,7 +46,10 @@ def request_in(event: Any, *, fallback_request_id: str) -> dict[str, Any] | None
             for name, values in query.items()
             if isinstance(values, list)
         },
-        "requestContext": {"requestId": request_id if _is_plain(request_id) else fallback_request_id},
+        "requestContext": {
+            "requestId": request_id if _is_plain(request_id) else fallback_request_id,
+            "path": context.get("path"),
+        },
         "body": body if isinstance(body, str) else None,
         "isBase64Encoded": event.get("isBase64Encoded") is True,
     }

@@ -35,6 +35,16 @@ KINDS: Final[dict[Kind, tuple[int, str]]] = {
     "model-timeout": (504, "The model took too long"),
 }
 
+#: Kinds that API Gateway answers with before, or instead of, this function, with their status: what its template
+#: (``deployments/api.yaml``) says beside ``throttled`` and ``too-large``. "gateway" is whatever it has no word for.
+GATEWAY: Final[dict[str, int | None]] = {
+    "unauthorized": 401,
+    "forbidden": 403,
+    "quota-exceeded": 429,
+    "timeout": 504,
+    "gateway": None,
+}
+
 
 class Problem(Exception):  # noqa: N818 - named as RFC 9457 names it
     """A request that cannot be answered, and why.

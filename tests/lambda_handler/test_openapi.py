@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+import yaml
+from conftest import REPOSITORY
 from hypothesis.configuration import storage_directory
 from openapi_schema_validator import OAS30Validator
 from openapi_spec_validator import validate
@@ -18,6 +21,7 @@ from support.api import PATH, Api, ParameterStore, Runtime, entry, rest_event
 from support.loopback import Reply, serving
 from support.runtime import answering, runtime_behind
 
+from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.records import Target
 from lambda_handler import api, asking, body, feedback, fields, metrics, openapi, problem
@@ -75,7 +79,7 @@ def test_the_limits_are_the_codes_own() -> None:
 
 def test_every_problem_is_described() -> None:
     kinds = {kind.removeprefix("urn:askline:") for kind in SCHEMAS["Problem"]["properties"]["type"]["enum"]}
-    assert kinds == {*problem.KINDS, "gateway"}
+    assert kinds == {*problem.KINDS, *problem.GATEWAY}
     described = {
         example["value"]["type"].removeprefix("urn:askline:"): (
             example["value"].get("status"),
@@ -84,7 +88,9 @@ def test_every_problem_is_described() -> None:
         for response in DOCUMENT["components"]["responses"].values()
         for example in response["content"]["application/problem+json"]["examples"].values()
     }
-    assert described.pop("gateway")
+    of_the_gateway = {kind: described.pop(kind) for kind in problem.GATEWAY if kind in described}
+    assert of_the_gateway["gateway"]
+    assert {kind: status for kind, (status, _) in of_the_gateway.items()}.items() <= problem.GATEWAY.items()
     assert described == problem.KINDS
     for response in ("Throttled", "NotReady"):
         assert DOCUMENT["components"]["responses"][response]["headers"]["Retry-After"]["required"]
@@ -140,6 +146,86 @@ def test_the_schema_and_the_code_agree_on_what_a_question_is(text: str) -> None:
     api_ = Api(Runtime(), ParameterStore({f"{PATH}/biography": entry()}))
     status, _, _ = api_.send("POST", body={"MLKey": "biography", "question": text})
     assert OAS30Validator(resolved(SCHEMAS["Question"])).is_valid(text) is (status == 200)
+
+
+class Template(yaml.SafeLoader):
+    """Reads CloudFormation's YAML; what its functions would give is not known here."""
+
+
+Template.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
+
+
+def refusals() -> dict[str, dict[str, Any]]:
+    """What the template has API Gateway answer by itself: the problem document by the response's name."""
+    found = {}
+    for name, resource in yaml.load((REPOSITORY / "deployments" / "api.yaml").read_text(), Template)[
+        "Resources"
+    ].items():
+        if resource["Type"] == "AWS::ApiGateway::GatewayResponse":
+            told = json.loads(resource["Properties"]["ResponseTemplates"]["application/json"])
+            assert str(told.get("status", "")) == resource["Properties"].get("StatusCode", ""), name
+            found[name] = told
+    return found
+
+
+def test_every_refusal_of_the_gateway_is_one_that_a_generated_client_knows() -> None:
+    told = refusals()
+    assert len(told) > 8
+    validator = OAS30Validator(resolved(SCHEMAS["Problem"]))
+    for name, body_ in told.items():
+        validator.validate(body_)
+        kind = body_["type"].removeprefix("urn:askline:")
+        known = {**problem.GATEWAY, **{kind: status for kind, (status, _) in problem.KINDS.items()}}
+        assert known[kind] == body_.get("status"), name
+        if "status" in body_:
+            assert all(str(body_["status"]) in operations()["/", method]["responses"] for method in ("GET", "POST"))
+    assert {body_["type"].removeprefix("urn:askline:") for body_ in told.values()} >= {*problem.GATEWAY}
+
+
+@pytest.mark.parametrize(
+    ("auth", "schemes"),
+    [
+        ("NONE", set()),
+        ("AWS_IAM", {"sigv4"}),
+        ("KEY", {"apiKey"}),
+        ("COGNITO_USER_POOLS", {"jwt"}),
+        (None, {"sigv4", "apiKey", "jwt"}),
+    ],
+)
+def test_the_document_names_the_way_to_authorise_of_this_api_and_no_other(auth: str | None, schemes: set[str]) -> None:
+    served = json.loads(openapi.document("https://x.example/default/", auth))
+    validate(served)
+    assert set(served["components"].get("securitySchemes", {})) == schemes
+    assert {name for each in served["security"] for name in each} == schemes
+    assert served["servers"] == [{"url": "https://x.example/default/"}]
+
+
+def test_feedback_is_not_offered_where_it_is_switched_off() -> None:
+    served = json.loads(openapi.document(feedback=False))
+    validate(served)
+    assert {*DOCUMENT["paths"]} - {*served["paths"]} == {"/feedback"}
+
+
+@pytest.mark.parametrize(
+    ("host", "whole", "expected"),
+    [
+        ("abc.execute-api.eu-west-1.amazonaws.com", "/default/openapi.json", "https://{host}/default/"),
+        ("api.example.org", "/qa/openapi.json", "https://{host}/qa/"),
+        ("api.example.org", "/openapi.json", "https://{host}/"),
+        ("abc.execute-api.localhost:4566", "/default/openapi.json", "http://{host}/default/"),
+        ("127.0.0.1:4566", "/default/openapi.json", None),
+        ('evil.example/"><script>', "/default/openapi.json", None),
+        ("", "/default/openapi.json", None),
+        ("api.example.org", None, None),
+    ],
+)
+def test_the_address_is_the_one_that_was_asked(host: str, whole: str | None, expected: str | None) -> None:
+    event = rest_event(path="/openapi.json", headers={"Host": host})
+    event["requestContext"]["path"] = whole
+    response = Api(Runtime(), ParameterStore({}))(event)
+    url = json.loads(response["body"])["servers"][0]["url"]
+    assert url == (expected.format(host=host) if expected else "./")
+    assert response["multiValueHeaders"]["Vary"] == ["Host"]
 
 
 def test_it_is_served_as_it_is_and_may_be_kept_a_while() -> None:
@@ -202,6 +288,27 @@ def test_schemathesis_finds_no_violation_through_the_gateway(deployed: str, tmp_
     run = schemathesis(url, tmp_path / "gateway", *options, "--header", f"Host: {headers['Host']}")
     report, _ = run.communicate(timeout=300)
 
+    assert run.returncode == 0, report[-6000:]
+
+
+@pytest.mark.slow
+def test_schemathesis_finds_no_violation_with_a_key(cloud: Target, tmp_path: Path) -> None:
+    reply = answering("Teaching maths")
+    with runtime_behind(cloud, "biography", bucket="askline-test-openapi-key", reply=lambda *_: reply) as target:
+        config = ApiConfig(stack_name="askline-api-openapi-key", auth="key")
+        api_ = deploy_api(config, bucket="askline-test-openapi-key", prefix="api", tags={}, place=Workplace(target))
+        key = aws_client(target, "apigateway").get_api_key(apiKey=api_.api_key_id, includeValue=True)["value"]
+        url, headers = dialable(api_.url)
+        described = httpx.get(f"{url}openapi.json", headers={**headers, "x-api-key": key}).json()
+        assert described["security"] == [{"apiKey": []}]
+        assert described["servers"] == [{"url": api_.url}]
+        assert "/feedback" not in described["paths"]
+        refused = httpx.get(f"{url}health", headers=headers)
+        assert refused.status_code == 403
+        options = ["--max-examples", "10", "--exclude-checks", "unsupported_method,ignored_auth"]
+        options += ["--header", f"Host: {headers['Host']}", "--header", f"x-api-key: {key}"]
+        run = schemathesis(url, tmp_path / "key", *options)
+        report, _ = run.communicate(timeout=300)
     assert run.returncode == 0, report[-6000:]
 
 

@@ -150,7 +150,7 @@ def _load(arguments: Sequence[str] | None, prog: str, *, runs: bool) -> CommandL
         settings = _Settings(**InitSettingsSource(_Settings, merged)())
     except ValidationError as error:
         raise ConfigError(_explain(error)) from None
-    config = PipelineConfig.model_validate(settings.model_dump())
+    config = PipelineConfig.model_validate(settings.model_dump(exclude_unset=True))
     if not runs:
         return CommandLine(config, plan=False, redo_from=None)
     return CommandLine(config, plan=known.plan, redo_from="fetch-dataset" if known.fresh else known.redo_from)

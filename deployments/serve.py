@@ -28,6 +28,11 @@ from askline.errors import AsklineError, ConfigError
 from flows.launch import start
 
 
+def parameters_of(config: PipelineConfig) -> dict[str, Any]:
+    """Return the options as a deployment's parameters; of the API only those that are set, since the rest stays."""
+    return {**config.model_dump(mode="json"), "api": config.api.model_dump(mode="json", exclude_unset=True)}
+
+
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the options that are not the pipeline's own."""
     made = argparse.ArgumentParser(
@@ -121,7 +126,7 @@ def _pipeline(own: argparse.Namespace, config: PipelineConfig, schedule: Any) ->
     ]
     return full_pipeline.to_deployment(
         name=own.name,
-        parameters={"config": config.model_dump(mode="json")},
+        parameters={"config": parameters_of(config)},
         schedule=schedule,
         triggers=triggers,
         concurrency_limit=1,
@@ -138,7 +143,7 @@ def _watch(own: argparse.Namespace, config: PipelineConfig) -> Any:
     return watch_dataset.to_deployment(
         name=f"{own.name}-watch",
         parameters={
-            "config": config.model_dump(mode="json"),
+            "config": parameters_of(config),
             "feedback_into": str(own.feedback_into) if "feedback" in own.retrain_on else None,
             "feedback_rows": own.feedback_rows,
         },

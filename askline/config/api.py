@@ -85,6 +85,9 @@ class ApiConfig(Section):
     proves nothing about the caller) or "none" (anyone). "auto" is "none" on the embedded cloud, else "iam"."""
     user_pool_arn: str | None = Field(None, pattern=r"^arn:aws[a-z-]*:cognito-idp:[a-z0-9-]+:\d{12}:userpool/[\w-]+$")
     """The Cognito user pool for auth "cognito"."""
+    allow_weaker: bool = False
+    """Let this run make the API that all MLKeys share less strict than it is deployed. Options that are not set leave
+    what is deployed."""
     memory_mb: int = Field(256, ge=128, le=3008)
     """Memory of the function, in MB."""
     cold_wait_seconds: int = Field(20, ge=0, le=24)

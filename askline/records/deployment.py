@@ -134,6 +134,8 @@ class ApiRef(Record):
     action: Literal["created", "updated", "unchanged"]
     api_key_id: str | None = None
     """Id of the API key for auth "key", never the key itself."""
+    changes: tuple[str, ...] = ()
+    """Options of the shared API that this run changed, each as ``option: old → new``."""
 
 
 class SmokeAnswer(Record):

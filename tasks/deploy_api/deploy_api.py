@@ -18,14 +18,23 @@ from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.records import ApiRef, Target
-from tasks.deploy_api import cloudformation, lambda_zip
+from tasks.deploy_api import cloudformation, lambda_zip, standing
 from tasks.deploy_api.call import call_api
-from tasks.deploy_api.stack import read_template, resolve_auth, stack_parameters, stage_template, writes_access_log
+from tasks.deploy_api.stack import (
+    Auth,
+    read_template,
+    resolve_auth,
+    stack_parameters,
+    stage_template,
+    writes_access_log,
+)
 from tasks.workplace import Workplace
 
 #: Seconds for CloudFormation, and for the new function's first answer.
 STACK_SECONDS = 900
 HEALTH_SECONDS = 60
+
+_AUTHS: dict[str, Auth] = {"none": "none", "iam": "iam", "key": "key", "cognito": "cognito"}
 
 _log = logging.getLogger("askline.deploy-api")
 
@@ -71,16 +80,22 @@ def deploy_api(
     progress(0.05, "build the function")
     built = lambda_zip.build()
     key = f"{prefix.strip('/')}/api-{built.sha256[:32]}.zip".lstrip("/")
-    parameters = stack_parameters(
+    wanted = stack_parameters(
         config, bucket=bucket, key=key, auth=auth, access_log=access_log, mlkey=mlkey, target=target
     )
+    client = aws_client(target, "cloudformation")
+    agreed = standing.agree(config, wanted, standing_options(config, target))
+    standing.require_leave(config, agreed)
+    for change in agreed.changes:
+        _log.warning("the API that all MLKeys share changes: %s", change)
+    auth = _AUTHS[standing.auth_of(agreed.parameters)]
     progress(0.1, "upload the function")
     _upload(built, bucket=bucket, key=key, target=target)
     stack = cloudformation.bring_up(
-        aws_client(target, "cloudformation"),
+        client,
         name=config.stack_name,
         template=stage_template(read_template(), auth),
-        parameters=parameters,
+        parameters=agreed.parameters,
         tags=tags,
         wait_seconds=STACK_SECONDS,
         progress=lambda message: progress(0.5, message),
@@ -92,11 +107,35 @@ def deploy_api(
         auth=auth,
         action=stack.action,
         api_key_id=stack.outputs.get("ApiKeyId"),
+        changes=agreed.changes,
     )
     progress(0.9, "wait for its first answer")
     wait_until_healthy(ref, target=target)
     progress(1.0, ref.url)
     return ref
+
+
+def planned_changes(config: ApiConfig, target: Target, mlkey: str | None = None) -> standing.Agreed:
+    """Return what a deployment with this configuration would change of the API that stands; it changes nothing.
+
+    Raises
+    ------
+    ConfigError
+        If an endpoint is to be kept warm and nothing says which.
+    botocore.exceptions.ClientError
+        If CloudFormation may not be asked.
+    """
+    before = standing_options(config, target)
+    access_log = (before or {}).get("AccessLog") == "true"
+    auth = resolve_auth(config, target)
+    wanted = stack_parameters(config, bucket="", key="", auth=auth, access_log=access_log, mlkey=mlkey, target=target)
+    return standing.agree(config, wanted, before)
+
+
+def standing_options(config: ApiConfig, target: Target) -> dict[str, str] | None:
+    """Return the parameters of the API's stack; None where none is up."""
+    client = aws_client(target, "cloudformation")
+    return standing.standing_parameters(cloudformation.describe(client, config.stack_name))
 
 
 def wait_until_healthy(api: ApiRef, *, target: Target, seconds: float = HEALTH_SECONDS) -> None:

@@ -19,6 +19,7 @@ from tasks.preflight.archive import archive_checks
 from tasks.preflight.names import name_checks
 from tasks.preflight.permissions import permission_checks
 from tasks.preflight.quotas import other_names, quota_checks
+from tasks.preflight.shared_api import shared_api_checks
 from tasks.workplace import Workplace
 
 
@@ -44,6 +45,7 @@ def preflight(
         ("role, bucket and topics", account_checks(config, plan, target=target)),
         ("other endpoints", other_names(plan, target=target)),
         ("quotas", quota_checks(config, plan, target=target)),
+        ("the shared API", shared_api_checks(config, target=target)),
         ("permissions", permission_checks(config, plan, target=target, found=found)),
     )
     for number, (what, checks) in enumerate(groups):  # generators: nothing is looked at before its turn

@@ -143,7 +143,7 @@ def _(record: EndpointRef) -> str:
 
 @words.register
 def _(record: ApiRef) -> str:
-    return f"{record.url} {record.action}"
+    return "; ".join([f"{record.url} {record.action}", *record.changes])
 
 
 @words.register

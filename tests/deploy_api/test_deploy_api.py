@@ -11,7 +11,7 @@ from support.runtime import answering, runtime_behind
 
 from askline.clients import aws_client
 from askline.config import ApiConfig
-from askline.errors import CloudError, DeployError
+from askline.errors import CloudError, ConfigError, DeployError
 from askline.records import ApiRef, Target
 from tasks.deploy_api import cloudformation
 from tasks.deploy_api.call import call_api, dialable
@@ -238,8 +238,15 @@ def test_signed_requests_only_reaches_the_stage_and_back(
         assert (unsigned.status_code, unsigned.json()["type"]) == (401, "urn:askline:unauthorized")
         assert unsigned.headers["content-type"].startswith("application/problem+json")
         assert unsigned.headers["www-authenticate"] == "AWS4-HMAC-SHA256"
+        # A run of another MLKey sets nothing: what is deployed stays.
+        plain = deploy(ApiConfig(stack_name=CONFIG.stack_name))
+        assert (plain.auth, plain.changes) == ("iam", ())
+        with pytest.raises(ConfigError, match=r"less strict: api\.auth: iam → none.*--api\.allow-weaker true"):
+            deploy(CONFIG.model_copy(update={"auth": "none"}))
+        assert call_api(api, query=query, target=target).status_code == 401
     finally:
-        opened = deploy(CONFIG)
+        opened = deploy(CONFIG.model_copy(update={"auth": "none", "allow_weaker": True}))
+    assert opened.changes == ("api.auth: iam → none",)
     assert (opened.auth, opened.action) == ("none", "updated")
     assert call_api(opened, query=query, target=target).status_code == 200
 

@@ -14,9 +14,11 @@ Standard library only, and nothing of ours: ``ministack_server`` loads it by its
 
 import hmac
 import json
+import re
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 from urllib.parse import urlsplit
+from xml.sax.saxutils import escape
 
 Scope = MutableMapping[str, Any]
 Application = Callable[[Scope, Any, Any], Awaitable[None]]
@@ -145,12 +147,28 @@ def same(given: str, expected: str) -> bool:
     return hmac.compare_digest(given.encode(), expected.encode())
 
 
+def _body(message: str, headers: dict[str, str]) -> tuple[str, str]:
+    """Return content type and text of a refusal in the form that the caller's client reads: XML of some of AWS's."""
+    signed = _SERVICE.search(headers.get("authorization", ""))
+    if signed is None or signed[1] in _JSON_SERVICES or "x-amz-target" in headers:
+        said = {"__type": "AccessDeniedException", "message": message, "error": message}
+        return "application/json", json.dumps(said)
+    error = f"<Error><Code>InvalidAccessKeyId</Code><Message>{escape(message)}</Message></Error>"
+    return "application/xml", error if signed[1] == "s3" else f"<ErrorResponse>{error}</ErrorResponse>"
+
+
+#: The service in a signature's scope.
+_SERVICE = re.compile(r"Credential=[^/,\s]+/\d+/[^/,\s]+/([^/,\s]+)/aws4_request")
+_JSON_SERVICES = ("lambda", "apigateway", "execute-api", "sagemaker")
+
+
 async def _answer(refusal: Refusal, scope: Scope, send: Any) -> None:
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    body = json.dumps({"__type": "AccessDeniedException", "message": str(refusal), "error": str(refusal)}).encode()
-    headers = {"content-type": "application/json", "content-length": str(len(body)), **refusal.headers}
+    kind, text = _body(str(refusal), headers_of(scope))
+    body = text.encode()
+    headers = {"content-type": kind, "content-length": str(len(body)), **refusal.headers}
     pairs = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
     await send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
     await send({"type": "http.response.body", "body": body})

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from askline.clients import LocalKeys
+from askline.clients import LOCAL_KEY_VARIABLES, LocalKeys
 from askline.records import Target
 from local_cloud.ports import HOST
 from local_cloud.processes import MARK, PART_MARK
@@ -187,6 +187,8 @@ def environment(
         values["AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME"] = url(ports["sagemaker"])
     if enforce_iam and name == "ministack":
         values["AUTH"] = "true"
+    if name == "sagemaker":  # which calls the others as a client of this cloud
+        values |= dict(zip(LOCAL_KEY_VARIABLES, keys[:2], strict=True))
     if name == "hub":
         values["ASKLINE_HUB_TOKEN"] = keys.hub_token
     if name == "prefect" and keys.prefect_auth is not None:

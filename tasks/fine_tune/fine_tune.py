@@ -18,6 +18,7 @@ from tasks.fine_tune import job
 from tasks.fine_tune.checkpoints import run_key
 from tasks.fine_tune.job import TrainingJob
 from tasks.fine_tune.launch.where import train_where
+from tasks.fine_tune.one_at_a_time import turn
 from tasks.fine_tune.recipe import Recipe, resolve_recipe
 from tasks.fine_tune.remote_checkpoints import CheckpointStore
 from tasks.identity import ROOT, code_of
@@ -39,7 +40,8 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
     ----------
     place
         Its ``work`` holds checkpoints and downloaded bases. A run that was killed goes on from its newest whole
-        checkpoint there; checkpoints are removed once the artifact is stored. Its ``progress`` is told
+        checkpoint there; checkpoints are removed once the artifact is stored. While another run trains the same there,
+        this one waits, and takes its model. Its ``progress`` is told
         ``step 120/500 loss 0.42 eta 31 s``.
     config
         A base of "auto" that nobody has decided yet (:func:`tasks.t5.base.choose_base`) is "scratch".
@@ -70,54 +72,59 @@ def fine_tune(config: TrainingConfig, dataset: DatasetRef, *, place: Workplace) 
     key = training_key(config, recipe, base=identity, dataset=dataset.sha256)
     folder = place.work / "checkpoints" / key
     checkpoint_store = f"{config.checkpoint_store.rstrip('/')}/{key}" if config.checkpoint_store else None
-    with place.store.new("model") as draft:
-        done = train_where(
-            TrainingJob(
-                dataset=dataset_folder,
-                base=base.folder if base else None,
-                base_name=base.name if base else SCRATCH,
-                config=config,
-                recipe=recipe,
-                unanswerable=dataset.unanswerable,
-                whole_groups=dataset.split_by in ("group", "answer"),
-                checkpoints=folder,
-                checkpoint_store=checkpoint_store,
-                output=draft.folder,
-                events=place.state_dir / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
-                about={
-                    "dataset": _describe(dataset),
-                    "base": identity | ({"revision": base.revision} if base else {}),
-                },
-            ),
-            place=place,
+    with turn(folder, place=place) as mine:
+        if (made := mine.others(place.store)) is not None:
+            place.progress(1.0, "taken from the run that trained it meanwhile")
+            return made.model_copy(update={"seconds": time.monotonic() - started})
+        with place.store.new("model") as draft:
+            done = train_where(
+                TrainingJob(
+                    dataset=dataset_folder,
+                    base=base.folder if base else None,
+                    base_name=base.name if base else SCRATCH,
+                    config=config,
+                    recipe=recipe,
+                    unanswerable=dataset.unanswerable,
+                    whole_groups=dataset.split_by in ("group", "answer"),
+                    checkpoints=folder,
+                    checkpoint_store=checkpoint_store,
+                    output=draft.folder,
+                    events=place.state_dir / "tensorboard" / f"{time.strftime('%Y%m%d-%H%M%S')}-{key}",
+                    about={
+                        "dataset": _describe(dataset),
+                        "base": identity | ({"revision": base.revision} if base else {}),
+                    },
+                ),
+                place=place,
+            )
+            sha256 = draft.commit()
+        shutil.rmtree(folder, ignore_errors=True)
+        if checkpoint_store is not None:
+            CheckpointStore(checkpoint_store).remove()
+        model = ModelRef(
+            sha256=sha256,
+            base=config.base,
+            base_revision=base.revision if base else None,
+            dataset_sha256=dataset.sha256,
+            prompt=config.prompt,
+            parameters=done.parameters,
+            steps=done.steps,
+            epochs=done.epochs,
+            train_loss=done.train_loss,
+            precision=done.precision,
+            seconds=time.monotonic() - started,
+            max_source_tokens=done.lengths.max_source_tokens,
+            max_target_tokens=done.lengths.max_target_tokens,
+            cut_questions=done.lengths.cut_questions,
+            cut_answers=done.lengths.cut_answers,
+            trained_parameters=done.trained_parameters,
+            choices=done.choices,
+            rates=done.rates,
+            best_step=done.best_step,
+            best_exact_match=done.best_exact_match,
         )
-        sha256 = draft.commit()
-    shutil.rmtree(folder, ignore_errors=True)
-    if checkpoint_store is not None:
-        CheckpointStore(checkpoint_store).remove()
-
-    return ModelRef(
-        sha256=sha256,
-        base=config.base,
-        base_revision=base.revision if base else None,
-        dataset_sha256=dataset.sha256,
-        prompt=config.prompt,
-        parameters=done.parameters,
-        steps=done.steps,
-        epochs=done.epochs,
-        train_loss=done.train_loss,
-        precision=done.precision,
-        seconds=time.monotonic() - started,
-        max_source_tokens=done.lengths.max_source_tokens,
-        max_target_tokens=done.lengths.max_target_tokens,
-        cut_questions=done.lengths.cut_questions,
-        cut_answers=done.lengths.cut_answers,
-        trained_parameters=done.trained_parameters,
-        choices=done.choices,
-        rates=done.rates,
-        best_step=done.best_step,
-        best_exact_match=done.best_exact_match,
-    )
+        mine.end_with(model)
+        return model
 
 
 def training_key(

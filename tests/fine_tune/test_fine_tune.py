@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from askline.store import ArtifactStore, sha256_of_file, sha256_of_folder
 from tasks.fine_tune.augment import looks_english, mix, vary
 from tasks.fine_tune.checkpoints import MARKER, newest_whole, run_key
 from tasks.fine_tune.fine_tune import fine_tune
+from tasks.fine_tune.one_at_a_time import turn
 from tasks.fine_tune.recipe import resolve_recipe
 from tasks.qa.prompt import format_prompt
 from tasks.t5.base import find_base, is_hub_id, resolve_base
@@ -278,6 +280,88 @@ def finish(process: subprocess.Popen[str]) -> tuple[str, list[str]]:
     *said, last = output.splitlines()
     assert last.startswith("DONE ")
     return last.removeprefix("DONE "), said
+
+
+def waits(messages: list[str]) -> bool:
+    return any("another run trains the same model" in message for message in messages)
+
+
+def test_a_second_training_of_the_same_waits_and_takes_the_first_ones_model(
+    store: ArtifactStore, tmp_path: Path
+) -> None:
+    model = ModelRef.model_validate(
+        {
+            **dict.fromkeys(("sha256", "dataset_sha256"), "0" * 64),
+            **{
+                "base": "scratch",
+                "base_revision": None,
+                "prompt": "{question}",
+                "parameters": 1,
+                "steps": 1,
+                "epochs": 1.0,
+            },
+            **{"train_loss": 0.1, "precision": "fp32", "seconds": 1.0},
+            **{"max_source_tokens": 1, "max_target_tokens": 1, "trained_parameters": 1},
+        }
+    )
+    with store.new("model") as draft:
+        (draft.folder / "config.json").write_text("{}")
+        model = model.model_copy(update={"sha256": draft.commit()})
+    said: list[str] = []
+    folder, taken = tmp_path / "checkpoints" / "key", threading.Event()
+
+    def first() -> None:
+        with turn(folder, place=Workplace(NOWHERE, tmp_path, store=store)) as mine:
+            assert mine.others(store) is None
+            taken.set()
+            while not waits(said):
+                time.sleep(0.01)
+            mine.end_with(model)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert taken.wait(30)
+    hears = Workplace(NOWHERE, tmp_path, store=store, progress=lambda _share, message="": said.append(message))
+    with turn(folder, place=hears) as second:
+        assert second.others(store) == model
+    thread.join()
+    with turn(folder, place=hears) as third:
+        assert third.others(store) is None, "who did not wait asked for a training of its own"
+
+
+def test_a_run_that_was_killed_frees_the_lock_and_is_gone_on_with(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints" / "key"
+    held = (
+        "import sys, time; from pathlib import Path; from tasks.fine_tune.one_at_a_time import turn\n"
+        "from tasks.workplace import Workplace; from askline.records import Target\n"
+        "place = Workplace(Target(kind='local', region='us-east-1'), sys.argv[1])\n"
+        "with turn(Path(sys.argv[2]), place=place): print('held', flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", held, str(tmp_path), str(folder)]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    said: list[str] = []
+
+    def hear(_share: float, message: str = "") -> None:
+        said.append(message)
+        process.kill()
+
+    place = Workplace(NOWHERE, tmp_path, progress=hear)
+    with turn(folder, place=place) as mine:
+        assert mine.others(place.store) is None
+    assert waits(said)
+    process.wait()
+
+
+@pytest.mark.slow
+def test_two_trainings_at_once_make_one_model(tmp_path: Path) -> None:
+    config = TrainingConfig(max_steps=10, batch_size=8, checkpoint_steps=5)
+    store = ArtifactStore(tmp_path / "store")
+    dataset = write_dataset(store, small_rows())
+    both = [start(store, config, dataset) for _ in range(2)]
+    models = {finish(process)[0] for process in both}
+    assert len(models) == 1
 
 
 @pytest.mark.slow

@@ -267,14 +267,14 @@ def test_schemathesis_finds_no_violation(tmp_path: Path, capsys: pytest.CaptureF
     assert min(answered[200], answered[202], answered[400], answered[404]) > 50
 
 
+def reply(mlkey: str, request: dict[str, Any]) -> Reply:
+    inputs = request["inputs"]
+    return answering(*(inputs if isinstance(inputs, list) else [inputs]))
+
+
 @pytest.fixture(scope="module")
 def deployed(cloud: Target) -> Iterator[str]:
     """The API on the embedded cloud's gateway, in front of a SageMaker runtime that answers whatever it is asked."""
-
-    def reply(mlkey: str, request: dict[str, Any]) -> Reply:
-        inputs = request["inputs"]
-        return answering(*(inputs if isinstance(inputs, list) else [inputs]))
-
     with runtime_behind(cloud, "biography", "0", bucket="askline-test-openapi", reply=reply) as target:
         config = ApiConfig(stack_name="askline-api-openapi")
         yield deploy_api(config, bucket="askline-test-openapi", prefix="api", tags={}, place=Workplace(target)).url
@@ -293,8 +293,7 @@ def test_schemathesis_finds_no_violation_through_the_gateway(deployed: str, tmp_
 
 @pytest.mark.slow
 def test_schemathesis_finds_no_violation_with_a_key(cloud: Target, tmp_path: Path) -> None:
-    reply = answering("Teaching maths")
-    with runtime_behind(cloud, "biography", bucket="askline-test-openapi-key", reply=lambda *_: reply) as target:
+    with runtime_behind(cloud, "biography", bucket="askline-test-openapi-key", reply=reply) as target:
         config = ApiConfig(stack_name="askline-api-openapi-key", auth="key")
         api_ = deploy_api(config, bucket="askline-test-openapi-key", prefix="api", tags={}, place=Workplace(target))
         key = aws_client(target, "apigateway").get_api_key(apiKey=api_.api_key_id, includeValue=True)["value"]

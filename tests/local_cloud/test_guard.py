@@ -229,10 +229,18 @@ def test_whoever_has_no_key_of_this_cloud_reads_nothing(cloud_with_prefect: Targ
     target = cloud_with_prefect
     aws_client(target, "s3").create_bucket(Bucket="not-for-all")
     keyless = target.model_copy(update={"keys_file": None})  # with the keys that every embedded cloud once had
-    for service, call in (("s3", "list_buckets"), ("lambda", "list_functions"), ("sagemaker", "list_endpoints")):
+    for service, call in (
+        ("s3", "list_buckets"),
+        ("iam", "list_roles"),
+        ("ssm", "describe_parameters"),
+        ("lambda", "list_functions"),
+        ("cloudformation", "list_stacks"),
+        ("sagemaker", "list_endpoints"),
+    ):
         with pytest.raises(ClientError) as refused:
             getattr(aws_client(keyless, service), call)()
         assert refused.value.response["ResponseMetadata"]["HTTPStatusCode"] == 403
+        assert "python -m local_cloud env" in refused.value.response["Error"]["Message"]
     for address, status in {
         f"{target.endpoints['s3']}/not-for-all": 403,
         f"{target.hub}/": 401,

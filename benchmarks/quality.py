@@ -8,7 +8,7 @@ A training takes a minute or two of one core; ``--jobs N`` runs N at a time, eac
 ``--device cuda`` shares a GPU among them, ``--device cuda:8,cpu:8`` splits them.
 
     python -m benchmarks.quality --seeds 3 --jobs 2 --docs
-    python -m benchmarks.quality --only rephrase,denoise --datasets biography --minutes 20
+    python -m benchmarks.quality --only no-mixing,label-smoothing --datasets biography --minutes 20
 """
 
 import argparse
@@ -135,7 +135,8 @@ def main() -> int:
     parser.add_argument("--docs", action="store_true", help=f"write the tables into docs/{PAGE.name} as well")
     parser.add_argument("--seeds", type=int, default=3, help="how many seeds (default: 3)")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--only", default=",".join(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    trained = [name for name, variant in VARIANTS.items() if not variant.retired]
+    parser.add_argument("--only", default=",".join(trained), help=f"of {', '.join(trained)}")
     parser.add_argument("--datasets", default=",".join(FOLDERS), help=f"of {', '.join(FOLDERS)}")
     parser.add_argument("--jobs", type=int, default=1, help="processes, of one thread each (default: 1)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, or both: cuda:8,cpu:8 (default: cpu)")
@@ -143,7 +144,7 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS, help="what is kept (default: %(default)s)")
     options = parser.parse_args()
     variants, datasets = options.only.split(","), options.datasets.split(",")
-    for names, known in ((variants, list(VARIANTS)), (datasets, list(FOLDERS))):
+    for names, known in ((variants, trained), (datasets, list(FOLDERS))):
         for name in names:
             if name not in known:
                 parser.error(f"{name!r} is none of {', '.join(known)}")

@@ -122,8 +122,4 @@ def loader(
 
 def varies(recipe: Recipe) -> bool:
     """Say whether an example may differ from epoch to epoch."""
-    return recipe.augment or recipe.subword_sampling > 0 or recipe.out_of_scope_share > 0 or _other_tasks(recipe)
-
-
-def _other_tasks(recipe: Recipe) -> bool:
-    return any(getattr(recipe, name, 0.0) > 0 for name in ("ask_for", "rephrase", "denoise"))
+    return recipe.augment or recipe.subword_sampling > 0 or recipe.out_of_scope_share > 0

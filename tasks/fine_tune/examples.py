@@ -13,7 +13,6 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from tasks.fine_tune.augment import looks_english, mix, vary
-from tasks.fine_tune.auxiliary import Pair, ask_for, denoise, rephrase
 from tasks.fine_tune.recipe import Recipe
 from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row
@@ -52,8 +51,7 @@ class Examples(Dataset[dict[str, list[int]]]):
         self._prompt = prompt
         self._max_source_tokens = max_source_tokens
         self._max_target_tokens = max_target_tokens
-        self._auxiliary = recipe.ask_for + recipe.rephrase + recipe.denoise
-        self._english = recipe.synonyms and looks_english([row.question for row in rows])
+        self._english = looks_english([row.question for row in rows])
         self._invented = round(len(rows) * recipe.out_of_scope_share)
         #: What a row asks for: its group where it has one; rows of one answer may still ask for different things.
         self._facts = [(row.group or row.question, row.answer) for row in rows]
@@ -91,10 +89,6 @@ class Examples(Dataset[dict[str, list[int]]]):
     def _draw(self, epoch: int, index: int) -> tuple[str | list[int], str | list[int]]:
         """Return what is read and what is to be written, each as a text or, where that is known, as token ids."""
         rng = random.Random(f"{self._recipe.seed}/{epoch}/{index}")  # noqa: S311 - not a secret
-        # A share of 0 draws nothing, so that the other draws are the same as without auxiliary tasks.
-        pair = self._other_task(index, rng) if self._auxiliary else None
-        if pair is not None:
-            return pair.source, pair.target
         if index >= len(self._rows):
             question, labels = self._invent(rng), self._unanswerable
         else:
@@ -111,20 +105,6 @@ class Examples(Dataset[dict[str, list[int]]]):
             return [*ids[: self._max_source_tokens - 1], self._tokenizer.eos_token_id], labels
         as_it_is = index < len(self._rows) and question == self._rows[index].question
         return self._questions[index] if as_it_is else text, labels
-
-    def _other_task(self, index: int, rng: random.Random) -> Pair | None:
-        """Turn a row into another task, as often as the recipe says; None leaves it a question."""
-        drawn = rng.random()
-        if drawn >= self._auxiliary or index >= len(self._rows):
-            return None
-        row, wordings = self._rows[index], self._wordings[self._facts[index]]
-        if drawn < self._recipe.denoise:
-            return denoise(format_prompt(self._prompt, row.question), row.answer, rng)
-        if not row.in_scope:
-            return None
-        if drawn < self._recipe.denoise + self._recipe.ask_for:
-            return ask_for(row.answer, wordings, rng)
-        return rephrase(row.question, wordings, rng) if len(set(wordings)) > 1 else None
 
     def _encode(self, texts: Sequence[str | list[int]], at_most: int) -> list[list[int]]:
         """Return the token ids of each, of those that are still texts by the tokenizer."""

@@ -37,14 +37,6 @@ class Recipe(Record):
     """Share of a question's words that are cut into other subwords than the best ones; 0 for a pretrained base."""
     out_of_scope_share: float
     """Invented out-of-scope questions, as a share of the training questions; only where the dataset has real ones."""
-    synonyms: bool = True
-    """Whether augmentation swaps English phrases for others and puts English openings in front."""
-    ask_for: float = 0.0
-    """Share of the training questions turned round: the answer is given and one of its questions asked for."""
-    rephrase: float = 0.0
-    """Share of the training questions whose other wordings are asked for instead of the answer."""
-    denoise: float = 0.0
-    """Share of the training questions of which hidden words are asked for instead of the answer."""
     label_smoothing: float = 0.0
     """Share of each label that is spread over all tokens."""
     seed: int

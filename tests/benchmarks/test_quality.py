@@ -1,6 +1,8 @@
 """The quality benchmark: which trainings it does, what it takes for a gain, and that the docs quote its figures."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -105,6 +107,18 @@ def test_results_are_kept_as_they_are(tmp_path: Path) -> None:
 
 def test_measures_compare_variants_that_there_are() -> None:
     assert {name for measure in MEASURES for name in (measure.before, measure.after)} == set(VARIANTS)
+
+
+def test_what_is_not_in_the_product_any_more_is_not_trained() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.quality", "--only", "rephrase"],
+        cwd=RESULTS.parents[2],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "'rephrase' is none of default, plain" in done.stderr
 
 
 def test_results_are_of_these_variants_and_each_once() -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from askline.errors import AsklineError
+from askline.files import write_whole
 from tasks.aws.errors import explained
 from tasks.deploy_serverless.prices import DEFAULT_REGION, PRICES, Prices, load_prices, parse_price_list
 
@@ -57,10 +58,7 @@ def fetch_prices(client: Any, region: str, *, read: str, before: Prices) -> Pric
 
 def write_prices(prices: Prices, file: Path) -> None:
     """Write a price file, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    draft = file.with_name(f".{file.name}.new")
-    draft.write_text(prices.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    draft.replace(file)
+    write_whole(file, prices.model_dump_json(indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None, *, client: Any = None) -> int:

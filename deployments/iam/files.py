@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from askline.errors import ConfigError
+from askline.files import write_whole
 from askline.records import Record
 from deployments.iam.lambda_role import lambda_role
 from tasks.aws.iam import MOST_CHARACTERS, Scope, characters
@@ -98,11 +99,8 @@ def write(files: tuple[PolicyFile, ...], folder: Path) -> None:
         If the folder cannot be written.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         for file in files:
-            draft = folder / f".{file.name}"
-            draft.write_text(json.dumps(file.document, indent=2) + "\n", encoding="utf-8")
-            draft.replace(folder / file.name)
+            write_whole(folder / file.name, json.dumps(file.document, indent=2) + "\n")
     except OSError as error:
         raise ConfigError(f"cannot write the policies to {folder}: {error.strerror}; choose another --out") from error
 

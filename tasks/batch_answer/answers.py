@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from askline.errors import AsklineError, BusyError, ConfigError, DatasetFormatError
+from askline.files import write_whole
 from tasks.ask.answer import Answer
 from tasks.batch_answer.questions import Questions
 
@@ -69,9 +70,7 @@ class KeptParts:
             If the disk is full or the folder cannot be written.
         """
         with _explained(self._folder):
-            draft = self._path(f".{name}")
-            draft.write_text(json.dumps(answers), encoding="utf-8")
-            draft.replace(self._path(name))
+            write_whole(self._path(name), json.dumps(answers))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"

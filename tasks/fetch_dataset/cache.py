@@ -29,11 +29,3 @@ def temporary(folder: Path) -> Iterator[tuple[Any, Path]]:
             yield stream, path
     finally:
         path.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a small file under a temporary name and rename it."""
-    with temporary(path.parent) as (stream, name):
-        stream.write(data)
-        stream.close()
-        name.replace(path)

@@ -9,9 +9,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from askline.errors import DatasetFormatError, DatasetNotFoundError
+from askline.files import write_whole
 from askline.records import SourceRef
 from askline.store import sha256_of_file
-from tasks.fetch_dataset.cache import MAX_DOWNLOAD_BYTES, changed, temporary, write_whole
+from tasks.fetch_dataset.cache import MAX_DOWNLOAD_BYTES, changed, temporary
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _CONNECT_SECONDS, _READ_SECONDS = 10.0, 60.0
@@ -47,7 +48,7 @@ def resolve_https(url: str, *, cache: Path, max_bytes: int = MAX_DOWNLOAD_BYTES)
         response.raise_for_status()
         sha256 = _keep(response, folder, max_bytes, url)
         if etag := response.headers.get("ETag"):
-            write_whole(known_at, json.dumps({"etag": etag, "sha256": sha256}).encode())
+            write_whole(known_at, json.dumps({"etag": etag, "sha256": sha256}))
     return SourceRef(kind="https", location=url, revision=sha256)
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 from askline.config import PipelineConfig
 from askline.console import seconds_by_step
+from askline.files import write_whole
 from askline.records import (
     ApiRef,
     DatasetRef,
@@ -147,19 +148,12 @@ def folder_of_run(run: Run) -> Path:
 
 def _write(report: RunReport, run: Run) -> None:
     folder = folder_of_run(run)
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_whole(folder / "report.json", report.model_dump_json(indent=2))
+    write_whole(folder / "report.json", report.model_dump_json(indent=2))
     try:
-        _write_whole(folder / "report.html", page(report, store_of(run)))
+        write_whole(folder / "report.html", page(report, store_of(run)))
     except Exception:  # noqa: BLE001 - whatever it was
         # What the run did is done and told by report.json: a page that cannot be drawn does not undo it.
         _log.exception("report.html was not written")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def summary(report: PipelineReport, *, samples: int = 5) -> str:

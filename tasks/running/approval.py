@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from askline.config import EvaluationConfig
 from askline.console import say, step
+from askline.files import write_whole
 from askline.records import Approval, Gate, Run, Scores
 from tasks.gate.gate import answered
 from tasks.report import markdown
@@ -42,10 +43,7 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run)
         line.done(
             ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
         )
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    draft = kept.with_name(f".{_FILE}")
-    draft.write_text(approval.model_dump_json(), encoding="utf-8")
-    draft.replace(kept)
+    write_whole(kept, approval.model_dump_json())
     return answered(gate, approval)
 
 

@@ -156,8 +156,8 @@ def _by_content(
     free = [column for column in table.columns if column not in taken and content[column].may_answer]
     if len(table.columns) - len([c for c in taken if c]) == 1:  # one column is left, whatever it holds
         free = [column for column in table.columns if column not in taken]
-    # A handful of values that come again and again are topics, unless nothing else is there.
-    several = [column for column in free if content[column].distinct > 0.3 or content[column].asking > 0.5]
+    # A few short values that come again and again are topics, unless nothing else is there.
+    several = [column for column in free if not content[column].is_topic]
     if len(several) >= 2:
         free = several
     if len(told) == 1:

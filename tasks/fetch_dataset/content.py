@@ -63,6 +63,11 @@ class Content:
         return self.filled > 0 and self.worded >= 0.5
 
     @property
+    def is_topic(self) -> bool:
+        """Whether it holds a few short values again and again, as a column of topics does."""
+        return self.distinct < 0.5 and self.length < 25 and self.asking <= 0.5
+
+    @property
     def may_answer(self) -> bool:
         """Whether it may hold answers where no name says so: words, and not one of a few topics in every cell."""
         return self.may_ask and self.filled >= 0.2

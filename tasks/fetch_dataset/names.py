@@ -35,7 +35,7 @@ _ABOUT_TEXT = """
     id ids uid uuid key type types kind count counts num number no nr category categories class date time created
     updated length len lang language url link links href source sources score scores rating votes start end offset
     index idx order is has status state author tag tags topic suggested related follow followup embedding vector
-    hash token tokens image level difficulty position rank format metadata
+    hash token tokens image level difficulty position rank format metadata incorrect wrong false rejected distractor
 """
 _ABOUT = frozenset(_ABOUT_TEXT.split())
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\D)(?=\d)")

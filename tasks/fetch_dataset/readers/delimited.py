@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from askline.errors import DatasetFormatError
 from tasks.fetch_dataset.content import asks, seems_header
 from tasks.fetch_dataset.names import USUAL_NAMES, is_usual, plain
-from tasks.fetch_dataset.readers.request import Request
+from tasks.fetch_dataset.readers.request import Request, counted
 from tasks.fetch_dataset.tables import SourceRow, Table
 from tasks.fetch_dataset.text import find_delimiter
 
 _SEPARATOR_LINE = re.compile(r"^\s*sep=(.)\s*[\r\n]+", re.IGNORECASE)
 _LOOKED_AT = 500
+_TITLES = 10
 
 
 @dataclass(slots=True)
@@ -69,6 +70,10 @@ def read_delimited(text: str, request: Request, delimiter: str | None) -> Table:
         del records[0]  # a line of delimiters alone above the header
     if not records:
         return Table(name, "csv", (), [], delimiter=delimiter)
+    above = _titles(records)
+    if above and config.header == "auto":
+        notes.append(f"{name}: {counted(above, 'line')} above the header not read")
+        records = records[above:]
     header, why = _header(records, request, named)
     body = records[1:] if header else records
     columns = _columns(records[0].cells, name, notes) if header else _numbered(body)
@@ -115,6 +120,15 @@ def _keeping(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
     for line in lines:
         taken.append(line)
         yield line
+
+
+def _titles(records: list[_Record]) -> int:
+    """Return how many records above a header of usual names hold one cell alone: a title, or a remark."""
+    for number, record in enumerate(records[:_TITLES]):
+        filled = [cell for cell in record.cells if cell.strip()]
+        if len(filled) > 1:
+            return number if sum(map(is_usual, filled)) > 1 else 0
+    return 0
 
 
 def _header(records: list[_Record], request: Request, named: list[str]) -> tuple[bool, str]:

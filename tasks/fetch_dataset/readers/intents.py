@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tasks.fetch_dataset.names import plain
+from tasks.fetch_dataset.readers.records import lifted
 from tasks.fetch_dataset.readers.request import Malformed, Pairs, Request
 from tasks.fetch_dataset.tables import Table
 from tasks.fetch_dataset.values import is_text, kind_of, texts_of
@@ -53,7 +54,7 @@ def _lists(tree: Any, depth: int) -> Iterator[tuple[list[tuple[str, Any]], str, 
     if depth > _SEVERAL or not isinstance(tree, (list, dict)):
         return
     if isinstance(tree, list):
-        entries: list[tuple[str, Any]] = [("", item) for item in tree]
+        entries: list[tuple[str, Any]] = [("", lifted(item)) for item in tree]
     else:
         entries = list(tree.items())
     objects = [item for _, item in entries if isinstance(item, dict)]

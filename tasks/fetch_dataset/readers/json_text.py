@@ -1,6 +1,7 @@
 """JSON as people write it: numbers as they stand, repeated keys and NaN told, one value or one a line."""
 
 import json
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -10,6 +11,13 @@ from tasks.fetch_dataset.values import Written, kind_of
 
 _EXACT_DIGITS = 18
 """An integer of more digits is kept as text; Python reads none of more than 4,300."""
+
+
+# A text, which stays; or a comma before a closing bracket or a comment, which go.
+_TIDY = re.compile(
+    r'("(?:[^"\\]|\\.)*")|,(?=(?:\s|//[^\n]*|/\*.*?\*/)*[}\]])|//[^\n]*|/\*.*?\*/',
+    re.DOTALL,
+)
 
 
 class Object(dict[str, Any]):
@@ -25,6 +33,7 @@ class JsonReader:
     def __init__(self) -> None:
         self.repeated: list[str] = []
         self.not_numbers = 0
+        self.tidied = False
         self._decoder = json.JSONDecoder(
             object_pairs_hook=self._object,
             parse_float=Written,
@@ -45,9 +54,15 @@ class JsonReader:
         """
         return self._decoder.decode(text)
 
+    def read_from(self, text: str, start: int) -> tuple[Any, int]:
+        """Read one value of several; returns it and where it ends."""
+        return self._decoder.raw_decode(text, start)
+
     def notes(self, name: str) -> list[str]:
         """Say what was met."""
         notes = []
+        if self.tidied:
+            notes.append(f"{name}: comments, and commas before a closing bracket, are no JSON; they were passed over")
         if self.repeated:
             keys = ", ".join(map(repr, dict.fromkeys(self.repeated[:4])))
             notes.append(
@@ -90,7 +105,16 @@ def read_json(text: str, name: str, reader: JsonReader) -> tuple[Any, list[int]]
         return reader.read(text), []
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # several values below each other: JSON Lines under another name
-            return read_lines(text.split("\n"), reader)
+            return _one_after_another(text, reader) or read_lines(text.split("\n"), reader)
+        tidied = _TIDY.sub(lambda found: found[1] or "", text)
+        if tidied != text:
+            try:
+                document = reader.read(tidied)
+            except (ValueError, RecursionError):
+                pass
+            else:
+                reader.tidied = True
+                return document, []
         raise DatasetFormatError(
             f"{name}, line {error.lineno}, column {error.colno} is not JSON: {error.msg}"
         ) from None
@@ -98,6 +122,27 @@ def read_json(text: str, name: str, reader: JsonReader) -> tuple[Any, list[int]]
         raise DatasetFormatError(f"{name} cannot be read as JSON: it is nested too deeply") from None
     except ValueError as error:
         raise DatasetFormatError(f"{name} cannot be read as JSON: {error}") from None
+
+
+def _one_after_another(text: str, reader: JsonReader) -> tuple[list[Any], list[int]] | None:
+    """Return values that stand below each other, each over as many lines as it likes; None where one is damaged."""
+    items: list[Any] = []
+    lines: list[int] = []
+    at, line, counted = 0, 1, 0
+    while True:
+        while at < len(text) and (text[at].isspace() or text[at] == ","):
+            at += 1
+        if at == len(text):
+            return items, lines
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = reader.read_from(text, at)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(value, (dict, list)):
+            return None
+        items.append(value)
+        lines.append(line)
 
 
 def read_lines(lines: Iterable[str], reader: JsonReader) -> tuple[list[Any], list[int]]:

@@ -3,7 +3,8 @@
 from collections import defaultdict
 from typing import Any
 
-from tasks.fetch_dataset.languages import by_language, choose_language
+from tasks.fetch_dataset.languages import by_language, choose_language, is_language
+from tasks.fetch_dataset.names import rank
 from tasks.fetch_dataset.readers.request import Request
 
 _DEPTH = 12
@@ -23,13 +24,13 @@ def in_one_language(tree: Any, request: Request) -> Any:
         return tree
     most = max(counts.values(), key=lambda found: sum(found.values()))
     chosen = choose_language(most, request.config, request.name)
-    return _choose(tree, chosen, 0)
+    return _choose(tree, "", chosen, 0)
 
 
 def _count(tree: Any, key: str, counts: dict[str, dict[str, int]], depth: int) -> None:
     if depth > _DEPTH:
         return
-    if by_language(tree):
+    if _by_language(tree, key):
         for language, value in tree.items():
             counts[key][language] += len(value) if isinstance(value, (list, dict)) else bool(str(value).strip())
     elif isinstance(tree, dict):
@@ -40,13 +41,22 @@ def _count(tree: Any, key: str, counts: dict[str, dict[str, int]], depth: int) -
             _count(item, key, counts, depth + 1)
 
 
-def _choose(tree: Any, language: str, depth: int) -> Any:
+def _by_language(tree: Any, key: str) -> bool:
+    """Say whether an object holds languages; one alone is told by the key above it, of a question or an answer."""
+    if by_language(tree):
+        return True
+    if not isinstance(tree, dict) or len(tree) != 1 or not is_language(next(iter(tree))):
+        return False
+    return any(rank(key, role) in (0, 2) for role in ("question", "answer"))
+
+
+def _choose(tree: Any, key: str, language: str, depth: int) -> Any:
     if depth > _DEPTH:
         return tree
-    if by_language(tree):
+    if _by_language(tree, key):
         return tree.get(language)
     if isinstance(tree, dict) and any(isinstance(value, (list, dict)) for value in tree.values()):
-        return {name: _choose(value, language, depth + 1) for name, value in tree.items()}
+        return {name: _choose(value, name, language, depth + 1) for name, value in tree.items()}
     if isinstance(tree, list):
-        return [_choose(item, language, depth + 1) for item in tree]
+        return [_choose(item, key, language, depth + 1) for item in tree]
     return tree

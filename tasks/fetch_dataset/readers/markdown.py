@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.fetch_dataset.content import asks
+from tasks.fetch_dataset.names import rank
 from tasks.fetch_dataset.readers.request import Pairs, Request, counted, shown
-from tasks.fetch_dataset.tables import Table
+from tasks.fetch_dataset.tables import SourceRow, Table
 
 _FRONT = re.compile(r"\A---[ \t]*\n.*?\n---[ \t]*\n", re.DOTALL)
 _BOLD = re.compile(
@@ -56,6 +57,7 @@ def read_markdown(text: str, request: Request) -> Table | None:
         _read_headings(lines, headings, request),
         _read_bold(lines, headings, _code(tokens), request),
         _read_details(text, request),
+        _read_table(tokens, request),
     ]
     found = [table for table in tables if table is not None]
     return max(found, key=lambda table: (_asking(table), len(table.rows)), default=None)
@@ -64,11 +66,11 @@ def read_markdown(text: str, request: Request) -> Table | None:
 def _parse(text: str) -> list[Any]:
     from markdown_it import MarkdownIt
 
-    return MarkdownIt("commonmark", {"maxNesting": 20}).parse(text)
+    return MarkdownIt("commonmark", {"maxNesting": 20}).enable("table").parse(text)
 
 
 def _asking(table: Table) -> int:
-    return sum(asks(row.values["question"]) for row in table.rows)
+    return sum(any(isinstance(cell, str) and asks(cell) for cell in row.values.values()) for row in table.rows)
 
 
 def _code(tokens: list[Any]) -> set[int]:
@@ -181,6 +183,28 @@ def _read_bold(lines: list[str], headings: list[_Mark], code: set[int], request:
         section = next((heading.text for heading in reversed(headings) if heading.begins < mark.begins), None)
         pairs.add([mark.text], [_outdented(answer)] if answer else [], mark.text, line=mark.begins + 1, section=section)
     return pairs.table()
+
+
+def _read_table(tokens: list[Any], request: Request) -> Table | None:
+    """Read the rows of all tables that have the columns of the first; the cells keep their markup."""
+    header: list[str] = []
+    cells: list[str] = []
+    rows: list[SourceRow] = []
+    for number, token in enumerate(tokens):
+        if token.type == "tr_open":
+            cells, line = [], token.map[0] + 1 if token.map else None
+        elif token.type in ("th_open", "td_open"):
+            cells.append(tokens[number + 1].content)
+        elif token.type == "tr_close" and tokens[number - 1].type == "th_close":
+            header = header or [cell or f"column {n}" for n, cell in enumerate(map(_clean, cells), start=1)]
+        elif token.type == "tr_close" and len(cells) == len(header) and len(set(header)) == len(header) > 1:
+            rows.append(SourceRow(request.name, len(rows) + 1, line, dict(zip(header, cells, strict=True))))
+    usual = any(rank(name, "question") is not None for name in header)
+    if len(rows) < 2 or not (usual or sum(any(map(asks, row.values.values())) for row in rows) * 2 >= len(rows)):
+        return None
+    return Table(
+        request.name, request.format, tuple(header), rows, shape="Markdown table", why="a table with questions in it"
+    )
 
 
 def _outdented(answer: str) -> str:

@@ -1,5 +1,6 @@
 """From a file to pairs: read, its columns found, and one row for every wording of a question."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 from askline.config import DatasetConfig
 from tasks.fetch_dataset.columns import Columns, find_columns
 from tasks.fetch_dataset.damage import damage
+from tasks.fetch_dataset.names import rank
 from tasks.fetch_dataset.readers.reading import read_file
 from tasks.fetch_dataset.readers.request import counted
 from tasks.fetch_dataset.tables import SourceRow, Table
 from tasks.fetch_dataset.values import listed, texts_of
 
 _LOOKED_AT = 200
+_NUMBERED = re.compile(r"^(.*?\D)[ _-]*\d+$")
 _SHOWN = 3
 
 
@@ -31,10 +34,35 @@ def read_pairs(path: Path, name: str, config: DatasetConfig) -> tuple[Table, Col
         If it cannot be read, or its columns cannot be told.
     """
     table = read_file(path, name, config)
+    if not (config.question_column or config.answer_column):
+        join_numbered(table)
     columns = find_columns(table, config)
     spread(table, columns.question, columns.answer)
     _tell_damage(table, columns)
     return table, columns
+
+
+def join_numbered(table: Table) -> None:
+    """Put columns that differ in a number alone (``question 1``, ``question 2``) together, in place, as lists."""
+    stems: dict[str, list[str]] = {}
+    for column in table.columns:
+        found = _NUMBERED.match(column)
+        if found and (
+            rank(found[1].rstrip(" _-"), "question") in (0, 1) or rank(found[1].rstrip(" _-"), "answer") in (0, 1)
+        ):
+            stems.setdefault(found[1].rstrip(" _-").casefold(), []).append(column)
+    for stem, columns in stems.items():
+        if len(columns) < 2 or table.pair is not None or stem in map(str.casefold, table.columns):
+            continue
+        first, *others = columns
+        table.rows[:] = [
+            row
+            if row.problem is not None
+            else replace(row, values={**row.values, first: [row.values.get(column) for column in columns]})
+            for row in table.rows
+        ]
+        table.columns = tuple(column for column in table.columns if column not in others)
+        table.notes.append(f"{table.file}: {', '.join(map(repr, columns))} were taken for several of one kind")
 
 
 def spread(table: Table, question: str, answer: str | None) -> None:

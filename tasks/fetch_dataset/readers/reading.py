@@ -68,7 +68,7 @@ def read_file(path: Path, name: str, config: DatasetConfig, *, answers: bool = T
         raise DatasetFormatError(f"{name} is nested too deeply to be read") from None
     if answers and not (config.question_column or config.answer_column):
         join_instructions(table)
-    return _check(table, answers)
+    return _check(table, request)
 
 
 def _read_folder(path: Path, request: Request) -> Table:
@@ -261,15 +261,18 @@ def _of_families(given: str, content: Any, request: Request) -> Table | None:
     return None
 
 
-def _check(table: Table, answers: bool) -> Table:
+def _check(table: Table, request: Request) -> Table:
     if not table.rows:
         raise DatasetFormatError(f"{table.file} has no rows" + (" below its header" if table.delimiter else ""))
     malformed = next((row for row in table.rows if row.problem), None)
     if not any(row.problem is None for row in table.rows) and malformed:
         raise DatasetFormatError(f"{malformed.place}: {malformed.problem}")
-    if answers and len(table.columns) == 1:
+    if request.answers and len(table.columns) == 1:
+        remedy = " Is it separated by something else? Name it with --dataset.delimiter."
+        if request.config.delimiter or not table.delimiter:
+            remedy = " Questions alone teach nothing; give each its answer."
         raise DatasetFormatError(
             f"{table.file} has one column, {table.columns[0][:60]!r}: expected one with questions and one with answers."
-            + (" Is it separated by something else? Name it with --dataset.delimiter." if table.delimiter else "")
+            + remedy
         )
     return table

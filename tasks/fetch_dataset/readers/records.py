@@ -48,6 +48,19 @@ def read_records(tree: Any, request: Request) -> Table | None:
     return _table(largest, request, "a list of objects")
 
 
+def lifted(item: Any) -> Any:
+    """Return an entry with the cells of its only inner object lifted up, where the pair stands one level below.
+
+    So stand the fields of a database's dump (``{"pk": 1, "fields": {…}}``) and of some chatbots' exports.
+    """
+    if not isinstance(item, dict) or any(rank(key, "question") is not None for key in item):
+        return item
+    inner = [value for value in item.values() if isinstance(value, dict)]
+    if len(inner) != 1 or not any(rank(key, "question") is not None for key in inner[0]):
+        return item
+    return {**{key: value for key, value in item.items() if not isinstance(value, dict)}, **inner[0]}
+
+
 def _is_row(tree: Any) -> bool:
     """Say whether a document is itself one row, the shortest JSON Lines file."""
     return (
@@ -62,7 +75,7 @@ def _collections(tree: Any, pattern: tuple[str, ...], category: str | None, dept
     if depth > MAX_DEPTH:
         return
     if isinstance(tree, list):
-        entries: list[tuple[str | None, Any]] = [(None, item) for item in tree]
+        entries: list[tuple[str | None, Any]] = [(None, lifted(item)) for item in tree]
     elif isinstance(tree, dict):
         entries = list(tree.items())
     else:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -73,7 +74,7 @@ class JsonReader:
         return notes
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
+        values = {sys.intern(key): value for key, value in pairs}  # lines share the texts of their keys
         if len(values) == len(pairs):
             return values
         told = Object(pairs)

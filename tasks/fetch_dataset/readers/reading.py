@@ -63,12 +63,41 @@ def read_file(path: Path, name: str, config: DatasetConfig, *, answers: bool = T
     """
     request = Request(name, config, answers)
     try:
-        table = _read_folder(path, request) if path.is_dir() else _read(path.read_bytes(), path, request)
+        if path.is_dir():
+            table = _read_folder(path, request)
+        else:
+            table = _stream(path, request) or _read(path.read_bytes(), path, request)
     except RecursionError:
         raise DatasetFormatError(f"{name} is nested too deeply to be read") from None
     if answers and not (config.question_column or config.answer_column):
         join_instructions(table)
     return _check(table, request)
+
+
+def _stream(path: Path, request: Request) -> Table | None:
+    """Read JSON Lines line by line, so that neither the bytes nor the text are held whole.
+
+    Returns None where the file is not JSON Lines by its name, or not UTF-8: then it is read as any other.
+    """
+    config = request.config
+    named = FORMAT_BY_SUFFIX.get(PurePosixPath(request.name).suffix.lower())
+    if (config.format if config.format != "auto" else named) != "jsonl" or config.encoding is not None:
+        return None
+    reader = JsonReader()
+    try:
+        with path.open(encoding="utf-8", newline="\n") as lines:
+            begins = lines.read(1)
+            if begins != "{":
+                return None
+            lines.seek(0)
+            items, numbers = read_lines(lines, reader)
+    except UnicodeDecodeError:
+        return None
+    if len(items) < 2 or all(isinstance(item, Malformed) for item in items):
+        return None  # one value over several lines, or another format under that name
+    table = _of_tree(items, replace(request, lines=numbers, format="jsonl"), reader)
+    table.encoding = "utf-8"
+    return table
 
 
 def _read_folder(path: Path, request: Request) -> Table:
@@ -170,7 +199,10 @@ def _read_document(text: str, kind: str, request: Request) -> Table:
     else:
         tree, lines = read_json(text, request.name, reader)
     kind = "jsonl" if lines else "json" if kind in ("squad", "jsonl") else kind
-    request = replace(request, lines=lines, format=kind)
+    return _of_tree(tree, replace(request, lines=lines, format=kind), reader)
+
+
+def _of_tree(tree: Any, request: Request, reader: JsonReader) -> Table:
     if tree in ([], {}, None):
         raise DatasetFormatError(f"{request.name} has no rows")
     tree = in_one_language(tree, request)

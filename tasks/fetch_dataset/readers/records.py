@@ -161,8 +161,11 @@ def _table(collections: list[_Collection], request: Request, why: str) -> Table:
 
 def _cells(item: dict[str, Any], key: str | None, category: str | None) -> dict[str, Any]:
     """Return an object's cells; with schema.org's ``name`` and ``acceptedAnswer`` under their usual names."""
+    schema = "acceptedAnswer" in item and "name" in item and "question" not in item
+    if not schema and key is None and category is None:
+        return item  # as it is: a file of hundreds of megabytes is not held twice
     cells = dict(item)
-    if "acceptedAnswer" in cells and "name" in cells and "question" not in cells:
+    if schema:
         cells["question"] = cells.pop("name")
         cells["answer"] = cells.pop("acceptedAnswer")
     if key is not None:

@@ -66,7 +66,7 @@ def read_delimited(text: str, request: Request, delimiter: str | None) -> Table:
         if not any(record.problem for record in escaped):
             notes.append(f'{name}: its quotes are written \\" and not ""; it was read so')
             records = escaped
-    while records and not any(cell.strip() for cell in records[0].cells) and not records[0].problem:
+    while records and _is_blank(records[0], delimiter):
         del records[0]  # a line of delimiters alone above the header
     if not records:
         return Table(name, "csv", (), [], delimiter=delimiter)
@@ -114,6 +114,11 @@ def _records(text: str, name: str, delimiter: str, skipped: int, escape: str | N
         if cells:  # an empty line is not a row
             raw = "" if len(taken) != 1 else taken[0].rstrip("\r\n")
             records.append(_Record(line, cells, raw))
+
+
+def _is_blank(record: _Record, delimiter: str) -> bool:
+    """Say whether a line holds delimiters alone, as spreadsheets write below their last row."""
+    return not record.problem and bool(record.raw) and not record.raw.replace(delimiter, "").strip()
 
 
 def _keeping(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
@@ -197,8 +202,8 @@ def _rows(
         if record.problem:
             rows.append(SourceRow(*place, {"text": record.raw}, record.problem))
             continue
-        if not any(cell.strip() for cell in cells):
-            continue  # delimiters alone
+        if _is_blank(record, delimiter):
+            continue
         if len(cells) > len(columns):
             cells = cells[: max(_width(cells), len(columns))]
         if len(cells) > len(columns):

@@ -22,7 +22,7 @@ from tasks.fetch_dataset.readers.spreadsheet import read_spreadsheet
 from tasks.fetch_dataset.readers.suffixes import FORMAT_BY_SUFFIX, READS
 from tasks.fetch_dataset.readers.yaml_text import read_yaml
 from tasks.fetch_dataset.tables import SourceRow, Table
-from tasks.fetch_dataset.text import decode, find_delimiter
+from tasks.fetch_dataset.text import DELIMITERS, decode, find_delimiter
 from tasks.fetch_dataset.values import kind_of
 
 _FOREIGN_MAGIC = (
@@ -301,7 +301,9 @@ def _check(table: Table, request: Request) -> Table:
         raise DatasetFormatError(f"{malformed.place}: {malformed.problem}")
     if request.answers and len(table.columns) == 1:
         remedy = " Is it separated by something else? Name it with --dataset.delimiter."
-        if request.config.delimiter or not table.delimiter:
+        if request.config.delimiter and any(sign in table.columns[0] for sign in DELIMITERS[:4]):
+            remedy = f" Nothing is separated by {table.delimiter!r}; leave --dataset.delimiter out to have it found."
+        elif request.config.delimiter or not table.delimiter:
             remedy = " Questions alone teach nothing; give each its answer."
         raise DatasetFormatError(
             f"{table.file} has one column, {table.columns[0][:60]!r}: expected one with questions and one with answers."

@@ -93,7 +93,7 @@ def _tags(tags: dict[str, str], sagemaker: Any) -> Iterator[tuple[str, str]]:
 
 
 def _bucket_refused(name: str) -> str | None:
-    from tasks.package.upload import legal_bucket_name
+    from tasks.aws.bucket import legal_bucket_name
 
     return None if legal_bucket_name(name) else "is none that S3 takes: 3 to 63 lower-case letters, digits, dots and -"
 

@@ -30,11 +30,11 @@ def train_where(job: TrainingJob, *, place: Workplace) -> JobResult:
 
 
 def _on_sagemaker(job: TrainingJob, place: Workplace) -> JobResult:
+    from tasks.aws.bucket import ensure_bucket, legal_bucket_name
     from tasks.aws.errors import explained
     from tasks.aws.names import MANAGED
     from tasks.aws.training_role import ensure_local_training_role
     from tasks.fine_tune.launch.sagemaker_job import run_on_sagemaker
-    from tasks.package.upload import ensure_bucket, legal_bucket_name
 
     target, cluster = place.target, job.config.cluster
     if target.kind == "aws" and cluster.role_arn is None:

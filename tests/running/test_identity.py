@@ -1,5 +1,6 @@
 """What a remembered result depends on: options, rooms, libraries; and that each list of rooms is what is imported."""
 
+import importlib
 import re
 import shutil
 from pathlib import Path
@@ -8,25 +9,19 @@ import pytest
 
 from askline.config import ClusterConfig, EvaluationConfig, PackageConfig, TrainingConfig
 from askline.config.section import Section
-from benchmarks.house import closure, imports_in
-from tasks.evaluate import evaluate
-from tasks.fetch_dataset import fetch_dataset
-from tasks.fine_tune import fine_tune
+from benchmarks.house import closure, imports_in, modules_in
 from tasks.fine_tune.fine_tune import training_key
 from tasks.fine_tune.recipe import resolve_recipe
 from tasks.identity import ROOT, SHAPES_NOTHING, code_of
-from tasks.package import package
 from tasks.running import on_a_worker
 
 PACKAGES = ("tasks", "inference")
-#: The list of rooms of each core, the module that the imports are followed from, and what travels without an import.
-LISTS = {
-    "fetch-dataset": (fetch_dataset.ROOMS, "tasks.fetch_dataset.fetch_dataset", set()),
-    "fine-tune": (fine_tune.ROOMS, "tasks.fine_tune.fine_tune", set()),
-    "evaluate": (evaluate.ROOMS, "tasks.evaluate.evaluate", set()),
-    "package": (package.ROOMS, "tasks.package.package", set()),
-    "a worker's part": (on_a_worker.ROOMS, "tasks.evaluate.evaluate", set()),
-}
+#: Every core that says what its remembered result depends on.
+CORES = [
+    name
+    for name, path in modules_in(ROOT, PACKAGES).items()
+    if re.search(r"^ROOMS = ", path.read_text(encoding="utf-8"), re.MULTILINE)
+]
 
 
 @pytest.fixture
@@ -62,33 +57,41 @@ def key(root: Path = ROOT, config: TrainingConfig = TrainingConfig(seed=1), data
     return training_key(config, recipe, base={"name": "scratch"}, dataset=dataset, root=root)
 
 
-@pytest.mark.parametrize("step", LISTS)
-def test_a_list_of_rooms_names_all_that_its_core_imports(step: str, imports: dict[str, set[str]]) -> None:
-    rooms, start, _ = LISTS[step]
-    assert not not_named(rooms, start, imports), f"name their rooms in ROOMS of {start}"
+def rooms_of(core: str) -> tuple[str, ...]:
+    rooms: tuple[str, ...] = importlib.import_module(core).ROOMS
+    return rooms
 
 
-@pytest.mark.parametrize("step", LISTS)
-def test_a_list_of_rooms_names_none_that_its_core_does_not_need(step: str, imports: dict[str, set[str]]) -> None:
-    rooms, start, travels = LISTS[step]
-    needed = closure(imports, start, leave_out=SHAPES_NOTHING)
-    assert {room for room in rooms if not any(holds(room, name) for name in needed)} == travels
+def test_the_remembered_steps_say_what_they_depend_on() -> None:
+    steps = ("fetch_dataset", "fine_tune", "evaluate", "package")
+    assert {f"tasks.{step}.{step}" for step in steps} <= set(CORES)
+    assert rooms_of("tasks.evaluate.evaluate") == on_a_worker.ROOMS
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_list_of_rooms_names_all_that_its_core_imports(core: str, imports: dict[str, set[str]]) -> None:
+    assert not not_named(rooms_of(core), core, imports), f"name their rooms in ROOMS of {core}"
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_list_of_rooms_names_none_that_its_core_does_not_need(core: str, imports: dict[str, set[str]]) -> None:
+    needed = closure(imports, core, leave_out=SHAPES_NOTHING)
+    assert not [room for room in rooms_of(core) if not any(holds(room, name) for name in needed)]
 
 
 @pytest.mark.parametrize(
-    ("step", "path", "line"),
+    ("core", "path", "line"),
     [
-        ("fetch-dataset", "tasks/fetch_dataset/cleaning.py", "from tasks.report import words"),
-        ("fine-tune", "tasks/t5/scratch.py", "def f():\n    import tasks.report.words"),
-        ("evaluate", "tasks/qa/rows.py", "from tasks.report.words import words"),
-        ("package", "tasks/package/archive.py", "def f():\n    from ..report.words import words"),
-        ("a worker's part", "tasks/t5/decoding.py", "import tasks.report.words as words"),
+        ("tasks.fetch_dataset.fetch_dataset", "tasks/fetch_dataset/cleaning.py", "from tasks.report import words"),
+        ("tasks.fine_tune.fine_tune", "tasks/t5/scratch.py", "def f():\n    import tasks.report.words"),
+        ("tasks.evaluate.evaluate", "tasks/qa/rows.py", "from tasks.report.words import words"),
+        ("tasks.package.package", "tasks/package/archive.py", "def f():\n    from ..report.words import words"),
+        ("tasks.evaluate.evaluate", "tasks/t5/decoding.py", "import tasks.report.words as words"),
     ],
 )
-def test_an_import_that_no_list_names_is_found(tree: Path, step: str, path: str, line: str) -> None:
-    rooms, start, _ = LISTS[step]
+def test_an_import_that_no_list_names_is_found(tree: Path, core: str, path: str, line: str) -> None:
     edit(tree / path, line)
-    assert "tasks.report.words" in not_named(rooms, start, imports_in(tree, PACKAGES))
+    assert "tasks.report.words" in not_named(rooms_of(core), core, imports_in(tree, PACKAGES))
 
 
 def test_what_launches_a_training_shapes_no_key(tree: Path) -> None:

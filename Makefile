@@ -9,10 +9,13 @@ STATE  ?= .askline
 # Many tests wait for servers: three at a time use two cores well.
 WORKERS ?= 3
 
-.PHONY: run test check audit format stop clean help
+.PHONY: run look test check audit format stop clean help
 
 run: $(READY)  ## run the whole pipeline, then leave the API up to be tried; ARGS="--option value" for options
 	@$(BIN)/python -m flows.full_pipeline --state-dir $(STATE) $(ARGS)
+
+look: $(READY)  ## say what is understood of FILE=questions.csv, before anything is trained
+	@$(BIN)/python -m flows.look $(FILE) $(ARGS)
 
 test: $(READY)  ## run all tests; ARGS="-k name" for some
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from askline.config.section import Section
+from askline.config.section import Fraction, Section
 
 
 class ClusterConfig(Section):
@@ -117,6 +117,9 @@ class TrainingConfig(Section):
     max_target_tokens: int | None = Field(None, ge=4, le=1024)
     """A longer answer is trained without its end, which is counted and said, and generation stops there. The default is
     what the answers need: 64, or more up to 512."""
+    max_unreadable: Fraction = 0.3
+    """Share of training questions of which the base may read too little (most of the characters are unknown to its
+    tokenizer) before the run stops."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Arithmetic of the forward and backward pass; "auto" takes bf16 where the processor or GPU has it, fp16 on a GPU
     that has only that."""

@@ -25,8 +25,8 @@ class SourceRef(Record):
 
 
 class DatasetRef(Record):
-    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl`` and
-    ``profile.json``.
+    """A clean, split dataset: ``train.jsonl``, ``test.jsonl`` (and ``validation.jsonl``), ``rejected.jsonl``,
+    ``profile.json`` and ``look.json``.
 
     Each line of a split is ``{"question": str, "answer": str, "group": str | null, "in_scope": bool}``. Where there are
     any, ``"columns": {name: text}`` holds further texts that belong to the answer, and ``"made_by": str`` names the
@@ -45,5 +45,7 @@ class DatasetRef(Record):
     """How the test questions came about; "made": those of facts with a single wording are made by rule, in other words,
     and no fact is held out."""
     unanswerable: str
+    look: str = ""
+    """What it is, in two lines; the whole stands in ``look.json``."""
     warnings: tuple[str, ...] = ()
     """Findings that a person should read, such as conflicting answers."""

@@ -4,17 +4,20 @@ import errno
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from askline.config import DatasetConfig
 from askline.errors import ArtifactError, ConfigError, DatasetFormatError, DatasetNotFoundError
 from askline.records import DatasetRef, SourceRef, Target
+from askline.records.look import Look
 from askline.store import ArtifactStore
 from tasks.fetch_dataset import hub, layout, s3, sources, web
 from tasks.fetch_dataset.cache import changed
 from tasks.fetch_dataset.cleaning import Cleaned, Example, check_rejected, clean_split, keep_apart
 from tasks.fetch_dataset.columns import Columns
+from tasks.fetch_dataset.look import look_at, two_lines
 from tasks.fetch_dataset.profile import profile_dataset, profile_tokens
 from tasks.fetch_dataset.readers.pairs import read_pairs
 from tasks.fetch_dataset.splitting import split_examples, split_with_every_fact_trained
@@ -22,6 +25,10 @@ from tasks.fetch_dataset.tables import Table
 from tasks.workplace import Workplace
 
 __all__ = ["fetch_dataset", "profile_tokens", "resolve_source"]
+
+SplitMade = Literal["existing", "group", "answer", "wording", "made"]
+#: The base that the dataset is looked at for, as long as none is known: Flan-T5.
+AUTO = "auto"
 
 #: What the dataset depends on, beside the options and the source.
 ROOMS = ("fetch_dataset",)
@@ -103,6 +110,72 @@ def fetch_dataset(
     ArtifactError
         If the result cannot be written.
     """
+    prepared = _prepare(config, source, place)
+    cleaned, first = prepared.cleaned, prepared.columns
+    place.progress(0.8, "writing")
+    look = prepared.look(base=AUTO)
+    facts = {
+        "question_column": first.question,
+        "answer_column": first.answer,
+        "group_column": first.group,
+        "split_by": prepared.split_by,
+        "seed": config.seed,
+        "unanswerable": config.unanswerable,
+        "warnings": prepared.warnings,
+    }
+    sha256 = _write(place.store, cleaned, profile_dataset(cleaned, prepared.tables, prompt=prompt, facts=facts), look)
+    place.progress(1.0, ", ".join(f"{len(examples)} {split}" for split, examples in cleaned.splits.items()))
+    return DatasetRef(
+        sha256=sha256,
+        source=source,
+        splits={split: len(examples) for split, examples in cleaned.splits.items()},
+        rejected=len(cleaned.lost),
+        question_column=first.question,
+        answer_column=first.answer,
+        split_by=prepared.split_by,
+        unanswerable=config.unanswerable,
+        warnings=prepared.warnings,
+        look=two_lines(look),
+    )
+
+
+def look_at_source(config: DatasetConfig, *, base: str, place: Workplace) -> Look:
+    """Say what is understood of a source, and how it would be tested, without keeping anything of it.
+
+    Raises
+    ------
+    DatasetNotFoundError, DatasetFormatError, ConfigError
+        As :func:`fetch_dataset`.
+    """
+    source = resolve_source(config, place=place)
+    # Here too many rejected rows are told beside the rest; the pipeline stops at them.
+    prepared = _prepare(config.model_copy(update={"max_rejected": 1.0}), source, place)
+    read = sum(len(table.rows) for held in prepared.tables.values() for table in held)
+    try:
+        check_rejected(prepared.cleaned, read, config.max_rejected)
+    except DatasetFormatError as error:
+        prepared = replace(prepared, warnings=(f"the pipeline would stop here: {error}", *prepared.warnings))
+    return prepared.look(base=base)
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """A source, read, cleaned and split."""
+
+    cleaned: Cleaned
+    tables: dict[str, list[Table]]
+    columns: Columns
+    """Those of the first file."""
+    split_by: SplitMade
+    warnings: tuple[str, ...]
+
+    def look(self, *, base: str) -> Look:
+        return look_at(
+            self.cleaned, self.tables, self.columns, split_by=self.split_by, warnings=self.warnings, base=base
+        )
+
+
+def _prepare(config: DatasetConfig, source: SourceRef, place: Workplace) -> _Prepared:
     progress = place.progress
     progress(0.0, "downloading")
     with _disk(place.state_dir):
@@ -125,30 +198,7 @@ def fetch_dataset(
     by = _split(cleaned, config, first, notes)
     check_rejected(cleaned, rows_read, config.max_rejected)
     _check_splits(cleaned)
-    progress(0.8, "writing")
-    warnings = (*_findings(cleaned), *dict.fromkeys(notes))
-    facts = {
-        "question_column": first.question,
-        "answer_column": first.answer,
-        "group_column": first.group,
-        "split_by": by,
-        "seed": config.seed,
-        "unanswerable": config.unanswerable,
-        "warnings": warnings,
-    }
-    sha256 = _write(place.store, cleaned, profile_dataset(cleaned, tables, prompt=prompt, facts=facts))
-    progress(1.0, ", ".join(f"{len(examples)} {split}" for split, examples in cleaned.splits.items()))
-    return DatasetRef(
-        sha256=sha256,
-        source=source,
-        splits={split: len(examples) for split, examples in cleaned.splits.items()},
-        rejected=len(cleaned.lost),
-        question_column=first.question,
-        answer_column=first.answer,
-        split_by=by,
-        unanswerable=config.unanswerable,
-        warnings=warnings,
-    )
+    return _Prepared(cleaned, tables, first, by, (*_findings(cleaned), *dict.fromkeys(notes)))
 
 
 def _bring(
@@ -198,9 +248,7 @@ def _check_answer_columns(config: DatasetConfig, table: Table) -> None:
             )
 
 
-def _split(
-    cleaned: Cleaned, config: DatasetConfig, columns: Columns, notes: list[str]
-) -> Literal["existing", "group", "answer", "wording", "made"]:
+def _split(cleaned: Cleaned, config: DatasetConfig, columns: Columns, notes: list[str]) -> SplitMade:
     """Keep the splits that are there, else make them; in both cases training and test stay apart."""
     if layout.ALL not in cleaned.splits:
         if config.split_by != "auto":
@@ -265,7 +313,7 @@ def _findings(cleaned: Cleaned) -> Iterator[str]:
         yield f"{item.source.place}: {item.reason}: {item.detail}"
 
 
-def _write(store: ArtifactStore, cleaned: Cleaned, profile: Mapping[str, Any]) -> str:
+def _write(store: ArtifactStore, cleaned: Cleaned, profile: Mapping[str, Any], look: Look) -> str:
     """Write the artifact: the same content gives the same bytes."""
     with store.new("dataset") as draft, _disk(store.root):
         for split, examples in cleaned.splits.items():
@@ -285,6 +333,7 @@ def _write(store: ArtifactStore, cleaned: Cleaned, profile: Mapping[str, Any]) -
         _write_lines(draft.folder / "rejected.jsonl", rejected)
         text = json.dumps(profile, ensure_ascii=False, indent=2, sort_keys=True)
         (draft.folder / "profile.json").write_bytes(f"{text}\n".encode())
+        (draft.folder / "look.json").write_bytes(f"{look.model_dump_json(indent=2)}\n".encode())
         return draft.commit()
 
 

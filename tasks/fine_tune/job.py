@@ -29,6 +29,7 @@ from tasks.fine_tune.recipe import Recipe
 from tasks.qa.rows import Row, read_rows
 from tasks.t5.base import Base, load_base
 from tasks.t5.scratch import SCRATCH, initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
+from tasks.t5.whole import check_reads
 
 log = logging.getLogger("askline.training")
 
@@ -141,6 +142,7 @@ def _run(job: TrainingJob, progress: Progress) -> JobResult:
     progress(0.0, "loading the base" if job.base else "training a tokenizer")
     if job.base is not None:
         model, tokenizer = load_base(Base(job.base, job.base_name, None, ""))
+        check_reads(tokenizer, [row.question for row in rows], config.max_unreadable, job.base_name)
         pieces = job.base / "spiece.model"
     else:
         pieces = job.checkpoints / "spiece.model"

@@ -41,6 +41,9 @@ from tasks.workplace import store_of
 R = TypeVar("R", bound=Record)
 End = Literal["Promoted", "NotPromoted", "Planned"]
 
+#: What ``make stop`` takes where nobody names another folder.
+DEFAULT_STATE_DIR = str(PipelineConfig.model_fields["state_dir"].default)
+
 _log = logging.getLogger("askline.report")
 
 _FIELD = {
@@ -256,6 +259,17 @@ def _show_key(key_id: str, target: Target) -> str:
     return f"{aws} apigateway get-api-key --include-value --query value --output text --api-key {key_id}"
 
 
+def _stays_up(report: PipelineReport) -> str:
+    """Say what the embedded cloud stays up for; there is no API to try where nothing was deployed."""
+    why = " so that you can try the API" if report.api is not None else ""
+    return f"The embedded cloud stays up{why}. Stop it:"
+
+
+def _stop(state_dir: str) -> str:
+    """Return the command that stops the embedded cloud whose state lies in the folder that the run used."""
+    return "make stop" if state_dir == DEFAULT_STATE_DIR else f"make stop STATE={shlex.quote(state_dir)}"
+
+
 def _links(report: PipelineReport, state_dir: str) -> list[str]:
     lines = [""]
     if report.target.prefect_ui:
@@ -266,7 +280,7 @@ def _links(report: PipelineReport, state_dir: str) -> list[str]:
     elif report.target.kind == "local":
         lines += [
             "",
-            "The embedded cloud stays up so that you can try the API. Stop it:  make stop",
+            f"{_stays_up(report)}  {_stop(state_dir)}",
             "Next, your own data:         make run ARGS='--dataset.source FILE_OR_HUB_ID --deploy.mlkey NAME'",
             "Next, your own AWS account:  make run ARGS='--config configs/aws.toml'",
         ]

@@ -68,7 +68,8 @@ def _(record: BaseRef) -> str:
 def _(record: DatasetRef) -> str:
     splits = ", ".join(f"{count:,} {name}" for name, count in record.splits.items())
     rejected = f", {record.rejected:,} rejected" if record.rejected else ""
-    return f"{splits} (split: {record.split_by}){rejected}"
+    look = "".join(f"\n{'':32}{line}" for line in record.look.splitlines())
+    return f"{splits} (split: {record.split_by}){rejected}{look}"
 
 
 @words.register

@@ -8,7 +8,7 @@ of these trains without a word and never answers well.
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,31 @@ def check_tokenizer_fits(tokenizer: Any, embeddings: int, name: str) -> None:
         raise TrainingError(
             f"the base {name} has a tokenizer of {tokens:,} tokens but {embeddings:,} embeddings; the two do not "
             "belong together. Put the tokenizer that it was trained with beside its weights"
+        )
+
+
+def check_reads(tokenizer: Any, questions: Sequence[str], most: float, name: str) -> None:
+    """Refuse a base that cannot read the questions, such as Japanese ones with T5's vocabulary.
+
+    Parameters
+    ----------
+    most
+        Share of the questions, 0 to 1, of which a third of the tokens or more may be unknown.
+
+    Raises
+    ------
+    TrainingError
+        With the share, an example and what to do.
+    """
+    unknown = tokenizer.unk_token_id
+    encoded = tokenizer(list(questions), add_special_tokens=False)["input_ids"]
+    # A run of unknown characters is one unknown token, so that a third of them is most of the text.
+    unread = [q for q, ids in zip(questions, encoded, strict=True) if 3 * ids.count(unknown) >= len(ids) > 0]
+    if len(unread) > most * len(questions):
+        raise TrainingError(
+            f"the base {name} cannot read {len(unread)} of {len(questions)} training questions, such as {unread[0]!r}: "
+            "its tokenizer does not know their characters. Take google/mt5-small or scratch (--training.base), or "
+            "raise --training.max-unreadable"
         )
 
 

@@ -509,6 +509,7 @@ def test_the_same_content_gives_the_same_artifact_wherever_it_lies(tmp_path, fet
     assert one.sha256 == other.sha256
     assert str(tmp_path) not in "".join(path.read_text() for path in folder.iterdir())
     assert sorted(path.name for path in folder.iterdir()) == [
+        "look.json",
         "profile.json",
         "rejected.jsonl",
         "test.jsonl",

@@ -18,7 +18,7 @@ from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row
 from tasks.t5.base import Base, choose_base, load_base
 from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
-from tasks.t5.whole import check_tokenizer_fits
+from tasks.t5.whole import check_reads, check_tokenizer_fits
 from tasks.workplace import Workplace
 
 ROWS = [Row(f"What is the use of part {n} of the machine?", f"It holds part {n + 1}.", None, True) for n in range(30)]
@@ -111,6 +111,14 @@ def test_mt5_is_trained_as_the_t5_that_it_is_without_sentinels(whole: Path, tmp_
     tokenizer.save_pretrained(folder)
     _, saved = load(folder)
     assert saved("It holds part 3.")["input_ids"] == loaded("It holds part 3.")["input_ids"]
+
+
+def test_a_base_that_cannot_read_the_questions_is_refused_with_what_to_do(whole: Path) -> None:
+    _, tokenizer = load(whole)
+    read = [row.question for row in ROWS[:8]]
+    check_reads(tokenizer, [*read, "開館時間は何時ですか？"], 0.3, "little")
+    with pytest.raises(TrainingError, match=r"cannot read 4 of 12 training questions.*google/mt5-small or scratch"):
+        check_reads(tokenizer, [*read, *["開館時間は何時ですか？"] * 4], 0.3, "little")
 
 
 # --- the base that is chosen

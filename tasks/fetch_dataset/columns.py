@@ -85,10 +85,13 @@ def find_question_column(table: Table, config: DatasetConfig) -> str:
             "say otherwise with --dataset.question-column"
         )
         return asking[0]
-    raise DatasetFormatError(
-        f"{table.file}: it cannot be told which column holds the questions. "
-        f"Name it with --dataset.question-column. {_listed(table)}"
+    several = ", ".join(map(repr, found))
+    why = (
+        f"{several} could each be the question column"
+        if found
+        else "it cannot be told which column holds the questions"
     )
+    raise DatasetFormatError(f"{table.file}: {why}. Name it with --dataset.question-column. {_listed(table)}")
 
 
 def _find(

@@ -2,6 +2,7 @@
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 Role = Literal["question", "answer"]
@@ -42,6 +43,7 @@ _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=\D)(?=
 _SPLIT = re.compile(r"[\W_]+")
 
 
+@lru_cache(maxsize=4096)
 def plain(name: str) -> str:
     """Return a name without case, accents, and the signs between its words: ``Întrebare``, ``intrebare`` are one."""
     return "_".join(words(name))
@@ -63,6 +65,7 @@ _TIERS: dict[Role, tuple[frozenset[str], ...]] = {
 USUAL_NAMES = frozenset(name for tiers in _TIERS.values() for tier in tiers for name in tier) | frozenset(GROUP_NAMES)
 
 
+@lru_cache(maxsize=4096)
 def rank(name: str, role: Role) -> int | None:
     """Say how surely a name stands for a role: 0 is surest, None not at all.
 

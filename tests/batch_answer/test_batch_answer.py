@@ -49,6 +49,9 @@ def written(folder: Path, name: str, text: str) -> Path:
     [
         ("q.csv", 'question\nWhere?\n"Who, and when?"\n'),
         ("q.csv", "id;Frage\n1;Where?\n2;Who, and when?\n"),
+        ("q.csv", "question\nWhere?\nWho, and when?\n"),
+        ("q.csv", 'id,what\n1,Where?\n2,"Who, and when?"\n'),
+        ("q.txt", "Where?\nWho, and when?\n"),
         ("q.jsonl", '{"question": "Where?"}\n{"question": "Who, and when?", "id": 2}\n'),
         ("q.json", '[{"prompt": "Where?"}, {"prompt": "  Who,\\nand when? "}]'),
     ],
@@ -62,11 +65,11 @@ def test_a_file_of_questions_needs_no_answers(tmp_path: Path, name: str, text: s
     [
         ("", {}, "is empty"),
         ("question\n", {}, "no rows below its header"),
-        ("id,what\n1,Where?\n", {}, "--dataset.question-column. The columns are: 'id', 'what'"),
+        ("one,two\na,b\n", {}, r"--dataset.question-column. The columns are: 'one' \(a\), 'two' \(b\)"),
         ("id,what\n1,Where?\n", {"question_column": "who"}, "'who' is not there. The columns are: 'id', 'what'"),
         ("question,prompt,questions\na,b,c\n", {}, "could each be the question column"),
         ('question\n" "\n""\n', {}, "asks nothing"),
-        ("question\nWhere?\nWho, and when?\n", {}, "1 rows of q.csv cannot be read, .* line 3: expected 1 columns"),
+        ('question\nWhere?\n"Who"s\n', {}, "1 rows of q.csv cannot be read, .* line 3: expected ','"),
         ("question\nx\n" + "y" * 20_001 + "\n", {}, "line 3: a question of 20001 characters"),
     ],
 )

@@ -69,7 +69,8 @@ def _lists(tree: Any, depth: int) -> Iterator[tuple[list[tuple[str, Any]], str, 
             yield entries, whole[0][0], whole[0][1]
             return
     for _, item in entries:
-        yield from _lists(item, depth + 1)
+        if isinstance(item, (list, dict)):
+            yield from _lists(item, depth + 1)
 
 
 def _keys(entry: dict[str, Any], names: list[str]) -> list[str]:

@@ -35,7 +35,8 @@ def _count(tree: Any, key: str, counts: dict[str, dict[str, int]], depth: int) -
             counts[key][language] += len(value) if isinstance(value, (list, dict)) else bool(str(value).strip())
     elif isinstance(tree, dict):
         for name, value in tree.items():
-            _count(value, name, counts, depth + 1)
+            if isinstance(value, (list, dict)):
+                _count(value, name, counts, depth + 1)
     elif isinstance(tree, list):
         for item in tree:
             _count(item, key, counts, depth + 1)

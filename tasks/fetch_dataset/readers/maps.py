@@ -1,6 +1,7 @@
 """Objects whose keys are the questions, flat or by category; and objects of parallel lists."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 
 from tasks.fetch_dataset.content import asks
@@ -99,15 +100,17 @@ def _maps(tree: Any, category: str | None, depth: int) -> Iterator[tuple[str | N
         yield category, tree
     elif isinstance(tree, dict):
         for key, item in tree.items():
-            yield from _maps(item, key, depth + 1)
+            if isinstance(item, (list, dict)):
+                yield from _maps(item, key, depth + 1)
 
 
 def _is_map(entries: dict[str, Any]) -> bool:
-    if not entries or not all(_answers(value) or value in (None, "") for value in entries.values()):
+    if not entries or sum(_reads_as_text(key) for key in entries) * 2 < len(entries):
         return False
-    return sum(_reads_as_text(key) for key in entries) * 2 >= len(entries)
+    return all(_answers(value) or value in (None, "") for value in entries.values())
 
 
+@lru_cache(maxsize=4096)
 def _reads_as_text(key: str) -> bool:
     key = key.strip()
     wide = sum("\u3040" <= c <= "\u30ff" or "\u3400" <= c <= "\u9fff" or "\uac00" <= c <= "\ud7af" for c in key)

@@ -101,6 +101,8 @@ def _find(
     by_name = True
     asked = [question] if question else _by_name(table, "question", content, config, taken=(answer, group))
     told = [answer] if answer else _by_name(table, "answer", content, config, taken=(question, group))
+    if [plain(column) for column in told] == ["a"] and not asked:
+        told = []  # "a" stands for answers beside "q" alone; else it may be the first of a, b, c
     if len(asked) == 1 and asked == told:
         told = []  # one name for both roles says which is which for neither
     if len(asked) != 1 or len(told) != 1:

@@ -5,6 +5,8 @@ import io
 import json
 import re
 import shlex
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -375,6 +377,18 @@ def test_folders_and_archives_of_chatbots_and_of_one_file(tmp_path):
         archive.writestr("b.csv", "question,answer\nWhere?,Here.\n")
     with pytest.raises(DatasetFormatError, match=r"a zip archive of 2 files .* Unpack it"):
         read(tmp_path / "two.zip")
+
+
+def test_reading_a_small_file_loads_no_heavy_library():
+    program = (
+        "import sys; from askline.config import DatasetConfig; from pathlib import Path\n"
+        "from tasks.fetch_dataset.readers.pairs import read_pairs\n"
+        "read_pairs(Path(sys.argv[1]), 'faq', DatasetConfig())\n"
+        "print(*{'pandas', 'torch', 'datasets', 'pyarrow', 'openpyxl', 'ftfy', 'markdown_it'} & set(sys.modules))"
+    )
+    path = OWN / "01-plain.csv"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
 
 
 # --- questions alone

@@ -16,7 +16,7 @@ from tasks.fetch_dataset.tables import SourceRow, Table
 
 _FRONT = re.compile(r"\A---[ \t]*\n.*?\n---[ \t]*\n", re.DOTALL)
 _BOLD = re.compile(
-    r"^[ \t]*(?:[-*+][ \t]+|\d+[.)][ \t]+)?(?:\*\*|__)(?P<question>.+?)(?:\*\*|__)"
+    r"^[ \t]*(?:[-*+][ \t]+|\d+[.)][ \t]+)?(?P<mark>[*_]{1,3})(?P<question>\S.*?)(?P=mark)"
     r"[ \t]*(?:<br\s*/?>|\\)?[ \t]*(?P<rest>.*)$"
 )
 _ANCHOR = re.compile(r"\s*\{#[^}]*\}\s*$|<a\b[^>]*>\s*</a>|<[^>]+>")

@@ -11,7 +11,7 @@ from askline.clients import LocalKeys
 from askline.command_line import load_command_line
 from askline.config import PipelineConfig, Step
 from askline.console import show_steps
-from askline.errors import AsklineError, ConfigError
+from askline.errors import AsklineError, BusyError, ConfigError
 from askline.records import PipelineReport, Target
 
 #: A run whose process is killed sends no more of these; see deployments/automations.py.
@@ -84,9 +84,14 @@ def start(config: PipelineConfig) -> Target:
 
 
 def _run(config: PipelineConfig, *, plan_only: bool, redo_from: Step | None) -> PipelineReport:
+    from prefect.exceptions import Abort
+
     from flows.full_pipeline import full_pipeline
 
-    state = full_pipeline(config, plan_only, redo_from, return_state=True)
+    try:
+        state = full_pipeline(config, plan_only, redo_from, return_state=True)
+    except Abort as ended:
+        raise BusyError(str(ended)) from None
     report = state.result()
     if not isinstance(report, PipelineReport):
         raise AsklineError(f"the flow ended as {state.name} without a report")

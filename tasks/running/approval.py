@@ -12,6 +12,7 @@ from askline.files import write_whole
 from askline.records import Approval, Gate, Run, Scores
 from tasks.gate.gate import answered
 from tasks.report import markdown
+from tasks.running import fence
 
 #: The run is looked at so often while it waits, in seconds; each look is a call to the server.
 POLL_SECONDS = 3
@@ -40,6 +41,7 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run)
         if run.target.prefect_ui:
             say(f"  … waiting for a yes or no: {run.target.prefect_ui}/runs/flow-run/{run.run_id} (Resume)")
         approval = _wait(f"{markdown.gate(gate)}\n\n{markdown.scores(scores)}", timedelta(hours=config.approval_hours))
+        fence.begin()  # going on after a pause counts as another beginning
         line.done(
             ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
         )

@@ -9,6 +9,7 @@ from askline.console import step
 from askline.errors import StepTimeoutError
 from askline.records import Record, Run
 from tasks.report.words import words
+from tasks.running import fence
 from tasks.running.redo import is_to_be_redone
 from tasks.running.remembering import is_whole, shared_results
 
@@ -20,12 +21,14 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
     """Run one step as a line in the terminal, and say whether its result is new or remembered.
 
     A remembered record is believed only when its artifact is there and whole; otherwise the step runs anew. From
-    ``run.redo_from`` on nothing that an earlier run remembered is taken.
+    ``run.redo_from`` on nothing that an earlier run remembered is taken. A run that has ended on the server takes no
+    further step (:mod:`tasks.running.fence`).
     """
     run = _run_of(arguments)
     minutes = _limit(task.name, run)
     limit: dict[str, Any] = {} if minutes is None else {"timeout_seconds": 60 * minutes}
     task = task.with_options(**shared_results(run), **limit)
+    fence.require_own(task.name)
     with step(task.name) as line:
         state = task.with_options(refresh_cache=is_to_be_redone(task, run))(*arguments, return_state=True, **options)
         if state.name == "TimedOut" and minutes is not None:

@@ -53,6 +53,7 @@ def fetch_prices(client: Any, region: str, *, read: str, before: Prices) -> Pric
         read=read,
         local_nvme_gb={each.name: each.local_nvme_gb for each in before.instances},
         data_usd_per_gb=before.data_usd_per_gb,
+        api=before.api,
     )
 
 

@@ -5,6 +5,7 @@ The bytes stay in the artifact store (:mod:`askline.store`); a record says where
 
 from askline.records.dataset import DatasetRef as DatasetRef
 from askline.records.dataset import SourceRef as SourceRef
+from askline.records.deployment import ApiCosts as ApiCosts
 from askline.records.deployment import ApiRef as ApiRef
 from askline.records.deployment import Costs as Costs
 from askline.records.deployment import DeployPlan as DeployPlan

@@ -25,6 +25,28 @@ class Size(Record):
     """The processor there."""
 
 
+class ApiCosts(Record):
+    """What 1,000 questions through the API cost, in dollars, by part."""
+
+    gateway_usd: float
+    lambda_usd: float
+    """The function waits for the answer, and its memory is paid for meanwhile."""
+    endpoint_usd: float
+    calls_per_month: int
+    prices: str
+    """Date and source of the prices of gateway and function."""
+
+    @property
+    def usd_per_1000(self) -> float:
+        """All parts together."""
+        return self.gateway_usd + self.lambda_usd + self.endpoint_usd
+
+    @property
+    def usd_per_month(self) -> float:
+        """Of ``calls_per_month`` questions."""
+        return self.usd_per_1000 * self.calls_per_month / 1000
+
+
 class Costs(Record):
     """What an endpoint will cost, in dollars of the price file, without tax and discounts; None cannot be known."""
 
@@ -49,6 +71,8 @@ class Costs(Record):
     """Answers under way at once, on average, at so many calls."""
     prices: str
     """Region, date and source of the prices."""
+    api: ApiCosts | None = None
+    """What a caller of the API costs in all; None where it is not measured or its prices are not known."""
 
 
 class DeployPlan(Destination):

@@ -5,7 +5,7 @@ from typing import Any
 from askline.config import DeployConfig
 from askline.config.deploy import scaling_min
 from askline.errors import ConfigError, DeployError
-from askline.records import Costs, PackageRef, Size
+from askline.records import ApiCosts, Costs, PackageRef, Size
 from tasks.deploy_serverless.prices import Prices
 from tasks.deploy_serverless.sizing import (
     HOURS_PER_MONTH,
@@ -66,6 +66,7 @@ def priced_serverless(
         break_even_calls=even,
         break_even_busy=None if even is None or seconds is None else busy(even, seconds),
         prices=_source(prices),
+        api=through_the_api(seconds, None if per_call is None else 1000 * per_call, config.calls_per_month, prices),
     )
     return size, costs, (*notes, *_common_notes(seconds, prices))
 
@@ -114,8 +115,39 @@ def priced_instances(
         break_even_calls=even,
         break_even_busy=None if even is None or seconds is None else busy(even, seconds),
         prices=_source(prices),
+        api=through_the_api(
+            seconds, None if month is None else 1000 * month / config.calls_per_month, config.calls_per_month, prices
+        ),
     )
     return size, costs, (*notes, *_common_notes(seconds, prices))
+
+
+#: Seconds that the function takes for itself beside waiting for the answer, and its memory (``api.memory_mb``).
+FUNCTION_SECONDS = 0.02
+FUNCTION_GB = 256 / 1024
+
+
+def through_the_api(
+    answer_seconds: float | None, endpoint_usd: float | None, calls_per_month: int, prices: Prices
+) -> ApiCosts | None:
+    """Return what 1,000 questions through API Gateway and Lambda cost; None where a part is not known.
+
+    Parameters
+    ----------
+    endpoint_usd
+        Of 1,000 calls of the endpoint.
+    """
+    api = prices.api
+    if api is None or answer_seconds is None or endpoint_usd is None:
+        return None
+    busy_seconds = answer_seconds + FUNCTION_SECONDS
+    return ApiCosts(
+        gateway_usd=api.gateway_usd_per_million / 1000,
+        lambda_usd=api.lambda_usd_per_million / 1000 + 1000 * busy_seconds * FUNCTION_GB * api.lambda_usd_per_gb_second,
+        endpoint_usd=endpoint_usd,
+        calls_per_month=calls_per_month,
+        prices=f"{api.read}: {api.source}",
+    )
 
 
 def _measured(package: PackageRef) -> dict[str, Any]:

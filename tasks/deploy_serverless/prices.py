@@ -43,6 +43,20 @@ class Instance(Record):
         return int(found[0]) if found else 0
 
 
+class ApiPrices(Record):
+    """What a request through the API costs beside the endpoint, in US dollars."""
+
+    read: str
+    """The day on which the figures were put down."""
+    source: str
+    gateway_usd_per_million: float = Field(gt=0)
+    """Requests to a REST API."""
+    lambda_usd_per_million: float = Field(gt=0)
+    """Calls of a function."""
+    lambda_usd_per_gb_second: float = Field(gt=0)
+    """Its memory, for as long as it runs; it waits for the endpoint's answer."""
+
+
 class Prices(Record):
     """Prices of one region, in US dollars before tax and discounts."""
 
@@ -58,6 +72,8 @@ class Prices(Record):
     data_usd_per_gb: float | None = None
     """Of questions and answers; None where it is not known."""
     instances: tuple[Instance, ...]
+    api: ApiPrices | None = None
+    """Of the API in front; None where they are not known."""
 
     def per_second(self, memory_mb: int) -> float:
         """Return what a busy second costs at a tier.
@@ -103,6 +119,7 @@ def parse_price_list(
     read: str,
     local_nvme_gb: Mapping[str, int] | None = None,
     data_usd_per_gb: float | None = None,
+    api: ApiPrices | None = None,
 ) -> Prices:
     """Return the prices that the Price List's documents hold.
 
@@ -114,8 +131,8 @@ def parse_price_list(
         Today, ISO 8601.
     local_nvme_gb
         Local storage by instance, which the price list does not have.
-    data_usd_per_gb
-        Taken over as it is.
+    data_usd_per_gb, api
+        Taken over as they are.
 
     Raises
     ------
@@ -149,6 +166,7 @@ def parse_price_list(
         source="AWS Price List API, offer AmazonSageMaker, on demand",
         notes=("Local storage and the price of data are taken over from the earlier file: the list lacks them.",),
         serverless_usd_per_second=dict(sorted(tiers.items())),
+        api=api,
         data_usd_per_gb=data_usd_per_gb,
         instances=tuple(instances[name] for name in sorted(instances)),
     )

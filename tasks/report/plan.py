@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from askline.records import DeployPlan, Scaling
+from askline.records import ApiCosts, DeployPlan, Scaling
 from tasks.report.markdown import table
 from tasks.report.words import dollars
 
@@ -53,7 +53,21 @@ def rows(plan: DeployPlan) -> list[tuple[str, str]]:
         said += [("price", _price(plan)), ("real-time", _real_time(plan))]
     else:
         said += [("price", _hourly(plan)), ("serverless", _serverless(plan))]
-    return [*said, ("prices", plan.costs.prices)]
+    prices = [("prices", plan.costs.prices)]
+    if plan.costs.api is not None:
+        said.append(("with the API", api_price(plan.costs.api)))
+        prices.append(("API's prices", plan.costs.api.prices))
+    return [*said, *prices]
+
+
+def api_price(costs: ApiCosts) -> str:
+    """Say what questions through the API cost, in all and by part."""
+    parts = (("API Gateway", costs.gateway_usd), ("Lambda", costs.lambda_usd), ("endpoint", costs.endpoint_usd))
+    return (
+        f"{dollars(costs.usd_per_1000)} for 1,000 questions "
+        f"({', '.join(f'{name} {dollars(amount)}' for name, amount in parts)}), "
+        f"{dollars(costs.usd_per_month)} a month at {costs.calls_per_month:,} questions"
+    )
 
 
 def _memory(plan: DeployPlan) -> str:

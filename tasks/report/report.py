@@ -220,6 +220,8 @@ def _deployed(report: PipelineReport) -> list[str]:
         lines.append(f"Model     {report.hub.url or 'not pushed: ' + str(report.hub.skipped)}")
     if report.endpoint:
         lines.append(f"Endpoint  {report.endpoint.name} ({report.endpoint.runs_on}, {report.endpoint.target})")
+    if report.plan and report.plan.costs.api:
+        lines.append(f"Price     on AWS {plan.api_price(report.plan.costs.api)}")
     if report.api and report.smoke and report.endpoint:
         lines.append(f"API       {report.api.url}")
         if report.api.auth in ("none", "key"):

@@ -65,8 +65,10 @@ def figures(report: RunReport) -> list[tuple[str, str]]:
         found.append((f"{points:+.1f}", "points beside the champion"))
     if report.package:
         found.append((size(report.package.size), f"{report.package.engine} {report.package.quantisation}"))
-    if report.plan and report.plan.costs.usd_per_1000_calls is not None:
-        found.append((dollars(report.plan.costs.usd_per_1000_calls), "for 1,000 calls on AWS"))
+    if report.plan and report.plan.costs.api is not None:
+        found.append((dollars(report.plan.costs.api.usd_per_1000), "for 1,000 questions through the API on AWS"))
+    elif report.plan and report.plan.costs.usd_per_1000_calls is not None:
+        found.append((dollars(report.plan.costs.usd_per_1000_calls), "for 1,000 calls of the endpoint on AWS"))
     return found
 
 

@@ -119,8 +119,10 @@ def _(record: PackageRef) -> str:
 
 @words.register
 def _(record: DeployPlan) -> str:
-    price, serving = record.costs.usd_per_1000_calls, record.serving
-    said = "" if price is None else f", {dollars(price)} for 1,000 calls on AWS"
+    price, serving, api = record.costs.usd_per_1000_calls, record.serving, record.costs.api
+    said = "" if price is None else f", {dollars(price)} for 1,000 calls of the endpoint on AWS"
+    if api is not None:
+        said = f", {dollars(api.usd_per_1000)} for 1,000 questions through the API on AWS"
     size = f"{serving.memory_mb} MB" if serving.memory_mb else f"{serving.instance_count} × {serving.instance_type}"
     return f"{serving.target}, {size} ({record.size.chosen}){said}"
 

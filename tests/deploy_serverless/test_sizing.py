@@ -212,6 +212,30 @@ def test_the_costs_by_hand() -> None:
     assert busy(3_650_000, 0.5) == pytest.approx(0.694, abs=0.001)
 
 
+def test_the_price_through_the_api_is_the_sum_of_its_parts_by_hand() -> None:
+    costs = plan().costs
+    assert costs.api is not None
+    assert costs.api.gateway_usd == pytest.approx(0.0035)  # 3.50 dollars a million
+    # A request at 0.20 dollars a million, and 0.26 s with a quarter of a GB.
+    assert costs.api.lambda_usd == pytest.approx(0.0002 + 1000 * 0.26 * 0.25 * 1.66667e-05)
+    assert costs.api.endpoint_usd == costs.usd_per_1000_calls
+    assert costs.api.usd_per_1000 == pytest.approx(0.0035 + 0.00128333 + 0.0096, rel=1e-4)
+    assert costs.api.usd_per_month == pytest.approx(10 * costs.api.usd_per_1000)  # of 10,000 questions
+
+
+def test_a_price_that_is_shown_in_one_line_is_the_callers_not_the_endpoints_alone() -> None:
+    made = plan()
+    assert "0.014 $ for 1,000 questions through the API" in words(made)
+    assert "API Gateway 0.0035 $, Lambda 0.0013 $, endpoint 0.0096 $" in dict(report.rows(made))["with the API"]
+
+
+def test_without_prices_of_the_api_the_endpoints_price_is_called_what_it_is() -> None:
+    made = plan()
+    bare = made.model_copy(update={"costs": made.costs.model_copy(update={"api": None})})
+    assert "for 1,000 calls of the endpoint" in words(bare)
+    assert "with the API" not in dict(report.rows(bare))
+
+
 def test_the_plan_shows_the_price_and_the_break_even() -> None:
     made = plan(DeployConfig(calls_per_month=100_000))
     assert (made.serving.memory_mb, made.costs.usd_per_second) == (2048, 0.00004)

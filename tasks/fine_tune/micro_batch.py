@@ -33,7 +33,10 @@ class MicroBatch:
         self.notes: list[str] = []
 
     def pieces(self, inputs: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the batch in pieces of ``rows`` rows, each without the padding that only the others needed."""
+        """Yield the batch in pieces of ``rows`` rows, each without the padding that only the others needed.
+
+        ``input_ids`` and ``attention_mask`` are (batch, source tokens), ``labels`` are (batch, target tokens).
+        """
         count = len(inputs["input_ids"])
         size = count if self.rows is None else min(self.rows, count)
         for start in range(0, count, size):

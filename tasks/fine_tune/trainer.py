@@ -107,7 +107,23 @@ class RepeatableTrainer(Seq2SeqTrainer):
     # --- one step -----------------------------------------------------------------------------------------------------
 
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """Add up the gradients of one process's share of a step, in as many pieces as memory asks for."""
+        """Add up the gradients of one process's share of a step, in as many pieces as memory asks for.
+
+        Parameters
+        ----------
+        model
+            T5ForConditionalGeneration, or what accelerate wraps it in.
+        inputs
+            What :class:`~tasks.fine_tune.batches.Collate` made: int64 ``input_ids`` and ``attention_mask``
+            (rows, source tokens), ``labels`` (rows, target tokens), and ``facts``.
+        num_items_in_batch
+            Label tokens of the whole step, of all processes.
+
+        Returns
+        -------
+        torch.Tensor
+            fp32, shape (): this process's part of the mean loss of a label token.
+        """
         model.train()
         tensors = self._prepare_inputs({name: value for name, value in inputs.items() if name != "facts"})
         count = len(inputs["facts"].rows)
@@ -131,7 +147,8 @@ class RepeatableTrainer(Seq2SeqTrainer):
         self._curve.saw(loss)
         return loss
 
-    def _forward_backward(self, model: Any, tensors: dict[str, Any], total: int) -> torch.Tensor:
+    def _forward_backward(self, model: Any, tensors: dict[str, torch.Tensor], total: int) -> torch.Tensor:
+        """Return the loss of the rows in ``tensors``, shape (), after its gradients were added to the weights'."""
         pieces = list(self._micro.pieces(tensors))
         sums = []
         for number, piece in enumerate(pieces, start=1):
@@ -148,11 +165,15 @@ class RepeatableTrainer(Seq2SeqTrainer):
         """Return the context of a forward pass; accelerate puts one around the model itself unless it is divided."""
         return self.accelerator.autocast() if self._sharded else super().autocast_smart_context_manager(cache_enabled)
 
-    def _share_of_loss(self, model: Any, inputs: dict[str, Any], total: int) -> torch.Tensor:
-        """Return this piece's part of the mean over the step's ``total`` label tokens.
+    def _share_of_loss(self, model: Any, inputs: dict[str, torch.Tensor], total: int) -> torch.Tensor:
+        """Return this piece's part of the mean over the step's ``total`` label tokens, shape ().
 
         The output layer and the softmax see the positions that have a label; the others would be thrown away. Gradients
         are averaged over the processes, so that each weighs its part by their number.
+
+        ``input_ids`` and ``attention_mask`` are (rows, source tokens), ``labels`` (rows, target tokens) with
+        :data:`~tasks.fine_tune.examples.IGNORED` where there is none. Only the logits of labelled positions are
+        computed: (1, labelled positions, vocabulary).
         """
         labels = inputs.pop("labels")
         decoder_input_ids = self._shift_right(labels)
@@ -176,6 +197,7 @@ class RepeatableTrainer(Seq2SeqTrainer):
         return loss if weight == total else loss * (weight / total)
 
     def _shift_right(self, labels: torch.Tensor) -> torch.Tensor:
+        """Return what the decoder reads: the labels, (rows, target tokens), one place later, after its start token."""
         config = self.model.config
         shifted = labels.new_zeros(labels.shape)
         shifted[:, 1:] = labels[:, :-1]
@@ -184,7 +206,10 @@ class RepeatableTrainer(Seq2SeqTrainer):
         return filled
 
     def _only_where_needed(self, layer: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Hand the output layer only the positions that have a label; everything, where something is generated."""
+        """Hand the output layer only the positions that have a label; everything, where something is generated.
+
+        ``arguments`` holds the decoder's output, (rows, target tokens, width); returned is (1, positions, width).
+        """
         if self._positions is None:
             return None
         hidden = arguments[0]

@@ -85,6 +85,8 @@ class Answering:
                 model_version=version,
                 seconds=seconds,
                 withheld=found.withheld,
+                answer_id=None if found.known is None else found.known.answer_id,
+                matched_question=None if found.known is None else found.known.matched_question,
             )
             for question, found in zip(asked.questions, reply.answers, strict=True)
         )

@@ -19,8 +19,8 @@ from lambda_handler.waiting import Patience
 #: Seconds after which a throttled caller, and one who met a model that is not ready, may try again.
 RETRY_AFTER_THROTTLED = 1
 RETRY_AFTER_NOT_READY = 10
-#: Far more than any answer; SageMaker's own limit is 4 MB for a serverless endpoint.
-MAX_RESPONSE_BYTES = 1024 * 1024
+#: SageMaker's own limit for a serverless endpoint; sixteen long answers, each with three others, stay below it.
+MAX_RESPONSE_BYTES = 4 * 1024 * 1024
 
 _THROTTLED = {"ThrottlingException", "Throttling", "TooManyRequestsException", "RequestLimitExceeded"}
 #: The endpoint is there and its container is starting: worth waiting for.
@@ -74,6 +74,31 @@ class FixedRuntimes:
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Which of the known answers was given, and which others may be meant."""
+
+    answer_id: str | None
+    """None where it declined."""
+    alternatives: tuple[dict[str, object], ...]
+    """Each with ``answer``, ``answer_id`` and ``confidence``."""
+    matched_question: str | None
+    """The known question that this one was taken for."""
+    columns: dict[str, str]
+    """What else the data says with the answer, such as a link."""
+    finish_reason: str
+
+    def members(self) -> dict[str, object]:
+        """Return it as callers get it."""
+        return {
+            "answer_id": self.answer_id,
+            "alternatives": list(self.alternatives),
+            "matched_question": self.matched_question,
+            "columns": self.columns,
+            "finish_reason": self.finish_reason,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Answer:
     """What the model answered to one question."""
 
@@ -84,6 +109,8 @@ class Answer:
     say."""
     withheld: str | None = None
     """What it would have said instead, where the package tells: for the question log, never for callers."""
+    known: "Known | None" = None
+    """Which known answer it is, where the package says nothing else."""
 
     def members(self) -> dict[str, object]:
         """Return it as callers get it, without what the package does not give."""
@@ -92,7 +119,7 @@ class Answer:
             members["confidence"] = self.confidence
         if self.abstained is not None:
             members["abstained"] = self.abstained
-        return members
+        return members if self.known is None else members | self.known.members()
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +237,36 @@ def _answer(item: dict[str, Any]) -> Answer:
         confidence=None if confidence is None else float(confidence),
         abstained=abstained if isinstance(abstained, bool) else None,
         withheld=withheld if isinstance(withheld, str) else None,
+        known=_known(item) if "answer_id" in item else None,
     )
+
+
+def _known(item: dict[str, Any]) -> Known:
+    """Read what comes with a known answer.
+
+    Raises
+    ------
+    TypeError, KeyError, AttributeError
+        If it is not of the agreed form.
+    """
+    return Known(
+        answer_id=_text_or_none(item["answer_id"]),
+        alternatives=tuple(
+            {
+                "answer": _text(each["answer"]),
+                "answer_id": _text(each["answer_id"]),
+                "confidence": float(each["confidence"]),
+            }
+            for each in item["alternatives"]
+        ),
+        matched_question=_text_or_none(item["matched_question"]),
+        columns={_text(name): _text(value) for name, value in item["columns"].items()},
+        finish_reason=_text(item["finish_reason"]),
+    )
+
+
+def _text_or_none(value: Any) -> str | None:
+    return None if value is None else _text(value)
 
 
 def _text(value: Any) -> str:

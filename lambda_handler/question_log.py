@@ -57,6 +57,10 @@ class Asked:
     seconds: float
     withheld: str | None = None
     """What the model would have said, where it abstained: not for callers, but for whoever labels the question."""
+    answer_id: str | None = None
+    """Which known answer was given; None where it declined, or wrote freely."""
+    matched_question: str | None = None
+    """The known question that this one was taken for."""
 
 
 class QuestionLog(Protocol):
@@ -239,6 +243,11 @@ class S3QuestionLog:
         texts, replaced = self._texts(question=asked.question, answer=asked.answer)
         # Its replacements do not count: whoever trains on question and answer need not mind them.
         withheld, _ = self._texts(withheld=asked.withheld)
+        known: dict[str, object] = {}
+        if asked.answer_id is not None:
+            known["answer_id"] = asked.answer_id
+        if asked.matched_question is not None:
+            known["matched_question"] = self._texts(matched=asked.matched_question)[0]["matched"]
         return {
             "request_id": asked.request_id,
             "index": index,
@@ -246,6 +255,7 @@ class S3QuestionLog:
             "model_version": asked.model_version,
             **texts,
             **withheld,
+            **known,
             "confidence": asked.confidence,
             "abstained": asked.abstained,
             "seconds": round(asked.seconds, 4),

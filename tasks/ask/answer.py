@@ -17,6 +17,12 @@ class Answer(NamedTuple):
     """What the model would have said, where the package was not sure enough and gave the unanswerable text."""
     model_version: str | None = None
     """Which version the container says that it is; None from a package with bare answers."""
+    answer_id: str | None = None
+    """Which known answer the model means, also where the package withheld it; None where it declines or writes freely.
+    """
+    known: dict[str, str] | None = None
+    """What comes with a known answer, by column: its id, why it is said, the question that this one was taken for, what
+    else may be meant, and the data's own columns. None from a package that writes freely."""
 
     @property
     def own(self) -> str:
@@ -50,6 +56,8 @@ def read_answers(reply: Any, count: int, *, who: str, error_type: type[AsklineEr
                     float(each["confidence"]) if "confidence" in each else None,
                     str(each["withheld"]) if each.get("withheld") is not None else None,
                     version,
+                    each.get("withheld_id", each.get("answer_id")),
+                    _known(each),
                 )
                 for each in document["answers"]
             ]
@@ -62,3 +70,15 @@ def read_answers(reply: Any, count: int, *, who: str, error_type: type[AsklineEr
     if len(answers) != count:
         raise error_type(f"{who} does not serve our package: it gave {len(answers)} answers to {count} questions")
     return answers
+
+
+def _known(answer: dict[str, Any]) -> dict[str, str] | None:
+    if "answer_id" not in answer:
+        return None
+    own = {
+        "answer_id": answer["answer_id"] or "",
+        "finish_reason": answer["finish_reason"],
+        "matched_question": answer["matched_question"] or "",
+        "alternatives": json.dumps(answer["alternatives"], ensure_ascii=False) if answer["alternatives"] else "",
+    }
+    return own | {f"answer_{name}": str(value) for name, value in answer["columns"].items()}

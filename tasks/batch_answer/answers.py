@@ -23,6 +23,8 @@ from tasks.ask.answer import Answer
 from tasks.batch_answer.questions import Questions
 
 NEW_COLUMNS = ("answer", "confidence", "model_version")
+#: Of a package that says known answers only; the data's own columns, such as a link, come as ``answer_<name>``.
+KNOWN_COLUMNS = ("answer_id", "finish_reason", "matched_question", "alternatives")
 FORMATS = (".csv", ".jsonl")
 _LOCK = "lock"
 
@@ -119,16 +121,18 @@ def write_output(out: Path, questions: Questions, answers: Mapping[str, Answer],
     ConfigError
         If it cannot be written; an output that was there stays.
     """
-    names = renamed(questions)
+    named = dict.fromkeys(name for answer in answers.values() for name in answer.known or ())
+    ours = (*NEW_COLUMNS, *(name for name in KNOWN_COLUMNS if name in named), *sorted(set(named) - set(KNOWN_COLUMNS)))
+    names = renamed(questions, ours)
     rows = (
-        {names[column]: value for column, value in row.values.items()} | _ours(answers.get(text), model_version)
+        {names[column]: value for column, value in row.values.items()} | _ours(answers.get(text), model_version, ours)
         for row, text in zip(questions.table.rows, questions.texts, strict=True)
     )
     draft = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         with _explained(out), draft.open("w", encoding="utf-8", newline="") as stream:
             if out.suffix.lower() == ".csv":
-                _write_csv(stream, [*names.values(), *NEW_COLUMNS], rows)
+                _write_csv(stream, [*names.values(), *ours], rows)
             else:
                 stream.writelines(json.dumps(_plain(row), ensure_ascii=False, default=str) + "\n" for row in rows)
         with _explained(out):
@@ -137,15 +141,15 @@ def write_output(out: Path, questions: Questions, answers: Mapping[str, Answer],
         draft.unlink(missing_ok=True)
 
 
-def renamed(questions: Questions) -> dict[str, str]:
-    """Return what each column of the input is called in the output.
+def renamed(questions: Questions, ours: Sequence[str] = NEW_COLUMNS) -> dict[str, str]:
+    """Return what each column of the input is called in the output, beside the columns that are ours.
 
     Raises
     ------
     DatasetFormatError
         If that name is taken too.
     """
-    names = {column: f"input_{column}" if column in NEW_COLUMNS else column for column in questions.table.columns}
+    names = {column: f"input_{column}" if column in ours else column for column in questions.table.columns}
     twice = [name for name in names.values() if list(names.values()).count(name) > 1]
     if twice:
         raise DatasetFormatError(
@@ -155,10 +159,11 @@ def renamed(questions: Questions) -> dict[str, str]:
     return names
 
 
-def _ours(answer: Answer | None, model_version: str) -> dict[str, Any]:
+def _ours(answer: Answer | None, model_version: str, ours: Sequence[str]) -> dict[str, Any]:
     if answer is None:  # a row that asks nothing
-        return dict.fromkeys(NEW_COLUMNS)
-    return dict(zip(NEW_COLUMNS, (answer.text, answer.confidence, model_version), strict=True))
+        return dict.fromkeys(ours)
+    own = dict(zip(NEW_COLUMNS, (answer.text, answer.confidence, model_version), strict=True))
+    return dict.fromkeys(ours) | own | (answer.known or {})
 
 
 def _write_csv(stream: Any, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:

@@ -58,14 +58,28 @@ class Graph:
     def linear(self, values: str, name: str, *parts: "Array", bias: "Array | None" = None) -> str:
         """Multiply by weights of shape (outputs, inputs), several of them side by side, and add what is not 0."""
         matrix = np.concatenate([part.T for part in parts], axis=1)
-        added = [] if bias is None else [self.weight(f"{name}.bias", bias)]
-        if not self.int8:
-            product = str(self.add("MatMul", [values, self.weight(name, matrix)]))
-            return str(self.add("Add", [product, *added])) if added else product
+        product = self._in_bytes(values, name, matrix) if self.int8 else self._plain(values, name, matrix)
+        return product if bias is None else str(self.add("Add", [product, self.weight(f"{name}.bias", bias)]))
+
+    def _plain(self, values: str, name: str, matrix: "Array") -> str:
+        return str(self.add("MatMul", [values, self.weight(name, matrix)]))
+
+    def _in_bytes(self, values: str, name: str, matrix: "Array") -> str:
+        """Quantise each row by its own largest value, multiply in bytes, and scale each row back.
+
+        ``DynamicQuantizeMatMul`` takes one range for the whole tensor, so that a question's answer would depend on the
+        questions beside it, and on how much it is padded. This takes six small nodes more, about a twentieth of the
+        time, and rounds less.
+        """
         quantised, scales = quantise_columns(matrix)
-        weights = [self.weight(name, quantised), self.weight(f"{name}.scale", scales)]
-        no_zero_point = [""] if added else []
-        return str(self.add("DynamicQuantizeMatMul", [values, *weights, *no_zero_point, *added], domain=MICROSOFT))
+        smallest = self.constant("smallest_range", 1e-12, np.float32)
+        largest = self.add("ReduceMax", [self.add("Abs", [values])], axes=[-1], keepdims=1)
+        largest = self.add("Max", [largest, smallest])
+        step, middle = self.constant("step", 1 / 127, np.float32), self.constant("middle", 128, np.uint8)
+        rows = self.add("QuantizeLinear", [self.add("Div", [values, largest]), step, middle])
+        weights = [self.weight(name, quantised), step, self.weight(f"{name}.scale", scales), middle]
+        product = self.add("MatMulIntegerToFloat", [rows, *weights], domain=MICROSOFT)
+        return str(self.add("Mul", [product, largest]))
 
     def embed(self, ids: str, table: "Array") -> str:
         """Look up rows of the embedding; a graph has one."""

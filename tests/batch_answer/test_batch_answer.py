@@ -127,6 +127,22 @@ def test_rows_keep_their_order_and_their_columns(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.jsonl", "q.jsonl"]
 
 
+def test_known_answers_come_with_columns_of_their_own(tmp_path: Path) -> None:
+    source = written(tmp_path, "q.csv", "question,answer_id\nWhere?,5\nWho?,6\n")
+    known = {"answer_id": "5dd272b4f316", "finish_reason": "known", "matched_question": "", "alternatives": ""}
+    answers = {
+        "Where?": Answer("Paris", 0.9, known=known | {"answer_link": "https://example.org"}),
+        "Who?": Answer("I don't know", 0.1, known=known | {"answer_id": "", "finish_reason": "declined"}),
+    }
+    write_output(tmp_path / "a.csv", read_questions(source, DatasetConfig()), answers, "v1")
+    with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as stream:
+        first, second = csv.DictReader(stream)
+    assert (first["input_answer_id"], first["answer_id"], first["answer_link"]) == (
+        "5", "5dd272b4f316", "https://example.org"
+    )  # fmt: skip
+    assert (second["answer_id"], second["finish_reason"], second["answer_link"]) == ("", "declined", "")
+
+
 def test_places_that_cannot_be_written(tmp_path: Path) -> None:
     source, there = written(tmp_path, "q.csv", "question\nx\n"), written(tmp_path, "a.csv", "mine")
     for out, said in (

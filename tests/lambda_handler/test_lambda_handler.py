@@ -99,6 +99,35 @@ def test_an_answer_is_encoded_once_and_keeps_its_letters(api: Api) -> None:
     assert "confidence" not in json.loads(response["body"])
 
 
+KNOWN = {
+    "answer": "Paris",
+    "confidence": 0.9,
+    "abstained": False,
+    "answer_id": "5dd272b4f316",
+    "alternatives": [{"answer": "Warsaw", "answer_id": "c6fe34fb2a92", "confidence": 0.05}],
+    "matched_question": "Which city did she move to?",
+    "columns": {"link": "https://example.org/paris"},
+    "finish_reason": "known",
+}
+
+
+def test_a_known_answer_says_which_it_is_and_what_else_may_be_meant(api: Api) -> None:
+    hidden = {"token_probability": 0.8, "tokens": 2, "withheld_id": "5dd272b4f316"}
+    api.runtime.reply = {"answers": [KNOWN | hidden], "model_version": "m"}
+    found = json.loads(api(rest_event(body=ASKED))["body"])
+    assert {name: found[name] for name in KNOWN} == KNOWN
+    assert not set(found) & set(hidden), "callers get what the document promises, and no more"
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [{"alternatives": None}, {"alternatives": [{"answer": "x"}]}, {"columns": {"link": 5}}, {"answer_id": 7}],
+)
+def test_a_known_answer_of_another_form_is_not_passed_on(api: Api, damage: dict[str, Any]) -> None:
+    api.runtime.reply = {"answers": [KNOWN | damage], "model_version": "m"}
+    assert api(rest_event(body=ASKED))["statusCode"] == 502
+
+
 def test_the_registry_names_the_version_where_the_model_does_not(api: Api) -> None:
     api.runtime.reply = {"answers": [{"answer": "x", "confidence": "high"}]}
 

@@ -98,13 +98,16 @@ def test_an_unsure_answer_is_withheld_and_still_told_as_one_that_may_be_meant(
 def test_a_list_is_answered_as_its_questions_are_alone(answerer: inference.Answerer) -> None:
     questions = [*QUESTIONS, "she", "Which?", "two " * 40]
     alone = [answers(answerer, question)[0] for question in questions]
-    for size in (2, 5, len(questions)):
+    for size in range(2, len(questions) + 1):
         together = [
             each
             for start in range(0, len(questions), size)
             for each in answers(answerer, questions[start : start + size])
         ]
         assert [each["answer_id"] for each in together] == [each["answer_id"] for each in alone]
+        assert [each["token_probability"] for each in together] == pytest.approx(
+            [each["token_probability"] for each in alone], abs=1e-4
+        )
 
 
 def test_beams_and_lengths_have_no_say_and_a_temperature_draws_among_known_answers(

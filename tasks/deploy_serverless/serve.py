@@ -20,42 +20,18 @@ from askline.errors import DeployError
 from askline.progress import Progress
 from askline.records import Destination, EndpointRef, Scaling, Serving, Target
 from tasks.ask.endpoint import Caller
-from tasks.aws.errors import explained, is_missing, or_none
+from tasks.ask.question import Asked, Question, ask
+from tasks.aws.errors import explained, is_missing
 from tasks.aws.names import is_ours, tags_of
 from tasks.deploy_serverless import autoscaling
+from tasks.deploy_serverless.endpoint import PASSING, POLL_SECONDS, delete_endpoint, describe
 from tasks.deploy_serverless.requests import config_request, model_request, read_config
 from tasks.package.in_s3 import require_archive
-from tasks.qa.held_out import same_answer
 from tasks.workplace import Workplace
 
-#: Endpoint statuses that pass by themselves.
-PASSING = frozenset({"Creating", "Updating", "SystemUpdating", "RollingBack", "Deleting"})
-#: Seconds between two looks at the endpoint.
-POLL_SECONDS = {"local": 0.5, "aws": 10.0}
-DELETE_SECONDS = 180
 #: Seconds for which what was made a moment ago may still be unknown where it is named: SageMaker's reads are eventually
 #: consistent, and its documentation asks to try again.
 FRESH_SECONDS = 20.0
-
-
-class Question(NamedTuple):
-    """What an endpoint is asked once it serves, and what its answer must be like."""
-
-    text: str
-    expected: str | None = None
-    """The answer that this version gave before, where it is known."""
-    model_version: str | None = None
-    """What the container must say that it is; a bare answer says nothing of it."""
-    cold_seconds: float | None = None
-    """How long it is asked again while the endpoint is not ready; the default is the caller's."""
-
-
-class Asked(NamedTuple):
-    """A question and what came back."""
-
-    question: str
-    answer: str
-    seconds: float
 
 
 class Served(NamedTuple):
@@ -104,28 +80,6 @@ def serve(
         return Served(endpoint, None)
     caller = Caller.of(endpoint, target=place.target, patience=question.cold_seconds, progress=place.progress)
     return Served(endpoint, ask(caller, question))
-
-
-def ask(caller: Caller, question: Question) -> Asked:
-    """Ask until the endpoint is warm, and check the answer.
-
-    Raises
-    ------
-    DeployError
-        If it does not answer, answers otherwise than before, or is another version.
-    """
-    started = time.monotonic()
-    answer = caller.ask(question.text)
-    if None not in (answer.model_version, question.model_version) and answer.model_version != question.model_version:
-        raise DeployError(
-            f"the endpoint {caller.name} answers as version {answer.model_version}, not {question.model_version}"
-        )
-    if question.expected is not None and not same_answer(answer.text, question.expected):
-        raise DeployError(
-            f"the endpoint {caller.name} answered {answer.text!r} to {question.text!r}, and {question.expected!r} "
-            "before"
-        )
-    return Asked(question.text, answer.text, time.monotonic() - started)
 
 
 class _Act:
@@ -396,33 +350,3 @@ def _scale_alike(before: Serving, after: Serving) -> bool:
     return (before.target, before.instance_type) == (after.target, after.instance_type) and (
         before.may_scale == after.may_scale
     )
-
-
-def describe(call: Callable[..., dict[str, Any]], **name: str) -> dict[str, Any] | None:
-    """Return what a Describe call answers; None where there is no such thing.
-
-    Raises
-    ------
-    DeployError
-        If AWS refuses.
-    """
-    with explained(f"look up {next(iter(name.values()))}", error_type=DeployError):
-        found: dict[str, Any] | None = or_none(call, **name)
-    return found
-
-
-def delete_endpoint(client: Any, name: str, *, poll: float) -> None:
-    """Delete an endpoint at rest and wait until it is gone: only then is its name free.
-
-    Raises
-    ------
-    DeployError
-        If AWS refuses, or it is still there after three minutes.
-    """
-    with explained(f"delete the endpoint {name}", error_type=DeployError):
-        or_none(client.delete_endpoint, EndpointName=name)
-    deadline = time.monotonic() + DELETE_SECONDS
-    while describe(client.describe_endpoint, EndpointName=name) is not None:
-        if time.monotonic() > deadline:
-            raise DeployError(f"the endpoint {name} is not deleted after {DELETE_SECONDS} s; deploy again later")
-        time.sleep(poll)

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 
 from askline.records import Record
-from tasks.deploy_serverless.serve import PASSING
+from tasks.deploy_serverless.endpoint import PASSING
 from tasks.deployed.inventory import Inventory, Resource
 from tasks.deployed.versions import versions
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 from askline.records import SmokeAnswer
+from tasks.ask.question import Question
 from tasks.deploy_serverless.registry import RegistryEntry
-from tasks.deploy_serverless.serve import Question
 from tasks.deployed.versions import origin
 
 #: Asked where the report of the version's run is not at hand: any answer of the right version will do.

@@ -18,21 +18,14 @@ from askline.config import DeployConfig
 from askline.errors import AsklineError, CloudError, DeployError
 from askline.records import EndpointRef, Record, Serving, Target
 from tasks.ask.endpoint import Caller
+from tasks.ask.question import Question, ask
 from tasks.aws.errors import explained
 from tasks.aws.names import endpoint_of, is_ours, named_by, tags_of
 from tasks.deploy_serverless import autoscaling, registry
+from tasks.deploy_serverless.endpoint import PASSING, POLL_SECONDS, delete_endpoint, describe
 from tasks.deploy_serverless.registry import RegistryEntry
 from tasks.deploy_serverless.requests import read_config
-from tasks.deploy_serverless.serve import (
-    PASSING,
-    POLL_SECONDS,
-    Question,
-    ask,
-    delete_endpoint,
-    describe,
-    input_folder,
-    serve,
-)
+from tasks.deploy_serverless.serve import input_folder, serve
 from tasks.deployed.question import ANY, question_for
 from tasks.deployed.teardown import sweep
 from tasks.report.words import words

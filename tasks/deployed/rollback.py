@@ -15,11 +15,13 @@ from askline.clients import aws_client
 from askline.config import PipelineConfig
 from askline.errors import AsklineError, ConfigError, DeployError
 from askline.records import EndpointRef, Record, Serving, Target
+from tasks.ask.question import Asked
 from tasks.aws.errors import explained
 from tasks.deploy_serverless import registry
+from tasks.deploy_serverless.endpoint import PASSING, describe
 from tasks.deploy_serverless.registry import RegistryEntry
 from tasks.deploy_serverless.requests import read_config
-from tasks.deploy_serverless.serve import PASSING, Asked, describe, serve
+from tasks.deploy_serverless.serve import serve
 from tasks.deployed.question import question_for
 from tasks.deployed.restore import restore
 from tasks.deployed.versions import choose, named, origin

@@ -20,7 +20,7 @@ from askline.records import Record, Target
 from tasks.aws.errors import explained, or_none
 from tasks.deploy_api import cloudformation
 from tasks.deploy_serverless import autoscaling, registry
-from tasks.deploy_serverless.serve import PASSING, POLL_SECONDS, delete_endpoint, describe
+from tasks.deploy_serverless.endpoint import PASSING, POLL_SECONDS, delete_endpoint, describe
 from tasks.deployed.inventory import Inventory, Kind, Resource, inventory_of
 from tasks.deployed.orphans import ALL, Orphan, find_orphans
 

@@ -105,7 +105,7 @@ import contextlib, json, sys
 from pathlib import Path
 from prefect import flow
 from prefect.utilities.engine import capture_sigterm
-from askline.config import DeployConfig, PackageConfig, PipelineConfig, SmokeConfig
+from askline.config import DeployConfig, EvaluationConfig, PackageConfig, PipelineConfig, SmokeConfig
 from askline.records import Gate, Run, Target
 from askline.store import ArtifactStore
 from benchmarks.redeploy_act import IMAGE, make_package
@@ -115,7 +115,8 @@ from tasks.running.run_step import run_step
 from tasks.report.report import Findings
 from tasks.package.upload import upload_package
 from tasks.workplace import Workplace
-from tiny_records import DATASET
+from support.tiny_datasets import write_dataset
+from tiny_records import DATASET, MODEL
 
 target, folder, version, breaks = Target.model_validate_json(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
 
@@ -127,6 +128,11 @@ def deploy():
     package, scores = make_package(store, version, breaks or None)
     sent = upload_package(PackageConfig(), package, mlkey="one-act", place=Workplace.of(run), tags={})
     found = Findings(PipelineConfig(state_dir=folder, deploy=deploy), run)
+    if "stale" in sys.argv:  # compared when nothing was promoted yet
+        dataset = write_dataset(store, [("Seen?", "yes", None)], [("Who was she?", "?", None)])
+        with steps.deployment(deploy, found, run):
+            gate = Gate(passed=True, standing=0)
+            return steps.still_better(EvaluationConfig(), gate, MODEL, scores, dataset, "one-act", run).reasons
     plan = plan_deploy(deploy, PackageConfig(), package, target=target)
     with steps.deployment(deploy, found, run):
         endpoint = found.keep(run_step(steps.deploy[deploy.target], deploy, plan, sent, run))
@@ -145,8 +151,23 @@ except BaseException as error:
 """
 
 DATASET = """
-from askline.records import DatasetRef, SourceRef
+from askline.records import DatasetRef, ModelRef, SourceRef
 
+MODEL = ModelRef(
+    sha256="e" * 64,
+    base="scratch",
+    base_revision=None,
+    dataset_sha256="d" * 64,
+    precision="fp32",
+    prompt="{question}",
+    max_source_tokens=64,
+    max_target_tokens=16,
+    parameters=1,
+    steps=1,
+    epochs=1,
+    train_loss=1,
+    seconds=1,
+)
 DATASET = DatasetRef(
     sha256="d" * 64,
     source=SourceRef(kind="file", location="/q.csv", revision="1"),
@@ -167,7 +188,10 @@ def test_the_steps_undo_what_does_not_answer_and_what_is_interrupted(
     (tmp_path / "act.py").write_text(ACT)
     (tmp_path / "tiny_records.py").write_text(DATASET)
     environment = {**os.environ, "PREFECT_API_URL": str(target.prefect_api), "PREFECT_HOME": str(tmp_path / "home")}
-    environment |= {"PYTHONPATH": str(REPOSITORY), "PREFECT_LOGGING_LEVEL": "CRITICAL"}
+    environment |= {
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests'}",
+        "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    }
 
     def act(version: str, breaks: str = "", interrupt: signal.Signals | None = None, *more: str) -> str:
         command = [sys.executable, str(tmp_path / "act.py"), target.model_dump_json(), str(tmp_path), version, breaks]
@@ -185,12 +209,14 @@ def test_the_steps_undo_what_does_not_answer_and_what_is_interrupted(
         return next((line for line in out.splitlines() if line.startswith(("done", "failed"))), err)
 
     first = act("one")
-    assert first.startswith("done askline-one-act-")
+    assert first.startswith("done askline-one-act-"), first
     failed = act("odd", "answer")
     assert failed.startswith("failed DeployError")
     assert "gave the evaluation's answer to 0 of 2 questions" in failed
     assert "What served before was put back, and was verified" in failed
     assert f"is InService on {first.removeprefix('done ')}" in failed
+    stale = act("later", "", None, "stale")
+    assert stale.startswith("done ('not proven better than the champion"), stale
     bench = Bench(target, tmp_path)
     assert (bench.answering("one-act"), bench.orphans("one-act")) == ("one", set())
     for interrupt, more, name in (

@@ -61,6 +61,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
         "deploy-serverless",
         "deploy-api",
         "smoke-invoke",
+        "promote",
     ]
     assert finished.report.state == "Promoted"
     assert finished.report.package.archive_sha256 in finished.said
@@ -193,10 +194,11 @@ def test_a_plan_stops_before_the_cloud_and_names_what_the_run_before_created(fin
     report = newest_report(finished.state_dir)
     assert (report.state, report.upload, report.endpoint, report.hub) == ("Planned", None, None, None)
     made, planned = finished.report.endpoint, report.plan
-    assert (planned.endpoint_name, planned.model_name) == (made.name, made.model_name)
-    assert (planned.config_name, planned.memory_mb) == (made.config_name, made.memory_mb)
-    assert planned.archive_uri == finished.report.upload.uri
-    assert planned.memory_chosen == "measured"
+    serving = planned.serving
+    assert (planned.endpoint_name, serving.model_name) == (made.name, made.model_name)
+    assert (serving.config_name, serving.memory_mb) == (made.config_name, made.memory_mb)
+    assert serving.archive_uri == finished.report.upload.uri
+    assert planned.size.chosen == "measured"
     assert "at 2,000,000 calls" in done.stdout
     flow_run = f"{report.target.prefect_api}/flow_runs/{report.run_id}"
     run = httpx.get(flow_run, auth=prefect_auth(report.target)).json()
@@ -273,7 +275,7 @@ def test_served_on_a_schedule_and_its_failed_deployment_retried_from_the_ui(fini
         reused = {after[each][0] for each in after if each not in before and after[each][1] == "Cached"}
         assert {"fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package"} <= reused
         redone = {after[each][0] for each in after if each not in before and after[each][1] == "Completed"}
-        assert redone == {"plan", "preflight", "deploy-serverless", "deploy-api", "smoke-invoke"}
+        assert redone == {"plan", "preflight", "deploy-serverless", "deploy-api", "smoke-invoke", "promote"}
     finally:
         serving.send_signal(signal.SIGINT)
         serving.wait(timeout=60)

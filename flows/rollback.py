@@ -31,18 +31,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from tasks.deployed.inventory import running_target
     from tasks.deployed.rollback import rollback
+    from tasks.running.interrupts import interruptible
     from tasks.workplace import Workplace
 
     try:
-        done = rollback(
-            config.deploy.mlkey,
-            to=options.to,
-            question=options.question,
-            config=config,
-            place=Workplace(running_target(config), config.state_dir),
-        )
-    except KeyboardInterrupt:
-        print("Interrupted. The same command goes on from there.", file=sys.stderr)  # noqa: T201
+        with interruptible():
+            done = rollback(
+                config.deploy.mlkey,
+                to=options.to,
+                question=options.question,
+                config=config,
+                place=Workplace(running_target(config), config.state_dir),
+            )
+    except KeyboardInterrupt as error:
+        stands = "\n".join(getattr(error, "__notes__", ()))
+        print(f"Interrupted. {stands}\nThe same command starts anew.", file=sys.stderr)  # noqa: T201
         return 130
     except AsklineError as error:
         return refuse(error, 2 if isinstance(error, ConfigError) else 1)

@@ -411,6 +411,27 @@ def test_a_version_that_does_not_answer_is_not_gone_back_to(place: Place, tmp_pa
 
 
 @pytest.mark.slow
+def test_a_rollback_that_is_interrupted_restores_what_the_registry_names(place: Place) -> None:
+    slow, second = place.deploy("halted", "v-slow", answer="time.sleep(20)"), place.deploy("halted", "v-two")
+    process = subprocess.Popen(
+        place.command("rollback", "--mlkey", "halted"), cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
+    )
+    client = aws_client(place.target, "sagemaker")
+    deadline = time.monotonic() + 120
+    while place.active("halted") != slow.endpoint.config_name:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert client.describe_endpoint(EndpointName=second.endpoint.name)["EndpointStatus"] in ("InService", "Updating")
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "What served before was put back, and was verified" in said
+    assert place.active("halted") == second.endpoint.config_name
+    assert place.answer("halted") == "v-two heard x"
+    assert registry.resolve("halted", place.target) == second.entry
+
+
+@pytest.mark.slow
 def test_an_archive_that_was_altered_is_not_gone_back_to_whatever_its_labels_say(place: Place, tmp_path: Path) -> None:
     first, second = place.deploy("altered", "v-one"), place.deploy("altered", "v-two")
     before = aws_client(place.target, "sagemaker").describe_endpoint(EndpointName=second.endpoint.name)

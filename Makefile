@@ -20,7 +20,7 @@ STATE  ?= .askline
 # Many tests wait for servers: three at a time use two cores well.
 WORKERS ?= 3
 
-.PHONY: run look test check audit format lock stop clean help
+.PHONY: run look test quick check audit format lock stop clean help
 
 run: $(READY)  ## run the whole pipeline, then leave the API up to be tried; ARGS="--option value" for options
 	@$(BIN)/python -m flows.full_pipeline --state-dir $(STATE) $(ARGS)
@@ -30,6 +30,9 @@ look: $(READY)  ## say what is understood of FILE=questions.csv, before anything
 
 test: $(DEV)  ## run all tests; ARGS="-k name" for some
 	@$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+quick: $(DEV)  ## run the tests that start no server and train no network
+	@$(BIN)/python -m pytest --quick --numprocesses 2 --dist loadfile --durations=0 --durations-min=3 $(ARGS)
 
 check: $(DEV)  ## lint, format, types, import rules, CloudFormation
 	@$(BIN)/ruff check .

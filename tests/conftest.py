@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import shared
+from support import quick, shared
 from support.shared import REPOSITORY, local_cloud
 
 from askline import console
@@ -89,6 +89,20 @@ LONGEST = (
 )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option of ``make quick``."""
+    parser.addoption("--quick", action="store_true", help="only what starts no server and trains or loads no network")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what has nothing quick in it, before it is imported."""
+    return (
+        True
+        if config.getoption("quick") and collection_path.is_file() and quick.is_slow_module(collection_path)
+        else None
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the folder that all workers share."""
     if not hasattr(config, "workerinput"):
@@ -106,8 +120,11 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     session.config.stash[FAILED] = exitstatus != 0
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the longest files first; ``--no-loadscope-reorder`` keeps them there."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put the longest files first, where ``--no-loadscope-reorder`` keeps them; with ``--quick`` leave out the slow."""
+    if config.getoption("quick"):
+        config.hook.pytest_deselected(items=[item for item in items if not quick.is_quick(item)])
+        items[:] = [item for item in items if quick.is_quick(item)]
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.name, len(LONGEST)))
 

@@ -82,13 +82,18 @@ def test_own_data_end_to_end(state_dir, tmp_path):
     assert newest_report(state_dir).endpoint.name == "serv-hf-endpoint-farben"
 
 
-def test_ctrl_c_in_training_and_the_next_run_goes_on(state_dir):
-    options = ["--training.max-steps", "4000", "--evaluation.min-exact-match", "0", "--training.checkpoint-steps", "20"]
+def test_ctrl_c_in_training_and_the_next_run_goes_on(state_dir, weak):
+    chosen, _ = weak
+    options = [*chosen, "--training.max-steps", "4000", "--training.checkpoint-steps", "20"]
     command = [sys.executable, "-m", "flows.full_pipeline", "--state-dir", str(state_dir), *options]
+    started = time.time()
     running = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    wait_for_checkpoint(state_dir, since=time.time())
-    running.send_signal(signal.SIGINT)
-    said, errors = running.communicate(timeout=60)
+    try:
+        wait_for_checkpoint(state_dir, since=started)
+        running.send_signal(signal.SIGINT)
+        said, errors = running.communicate(timeout=60)
+    finally:
+        running.kill()
     assert running.returncode == 130, said + errors
     assert "Interrupted" in said
     assert "Traceback" not in said + errors
@@ -98,4 +103,4 @@ def wait_for_checkpoint(state_dir: Path, since: float) -> None:
     def look():
         return [path for path in (state_dir / "work").rglob("trainer_state.json") if path.stat().st_mtime > since]
 
-    wait_for(look, "a checkpoint")
+    wait_for(look, "a checkpoint", seconds=600)

@@ -64,7 +64,7 @@ print(sorted({{"pydantic", "askline", "tasks", "torch", "fastapi"}} & set(sys.mo
 
 
 def test_another_process_builds_the_same_zip() -> None:
-    program = "from tasks.aws import lambda_zip; import hashlib; z = lambda_zip.build()"
+    program = "from tasks.deploy_api import lambda_zip; import hashlib; z = lambda_zip.build()"
     program += "; print(z.sha256, hashlib.sha256(z.content).hexdigest())"
     built = lambda_zip.build()
     done = subprocess.run(

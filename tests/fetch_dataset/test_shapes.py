@@ -15,11 +15,17 @@ import pytest
 
 from askline.config import DatasetConfig
 from askline.errors import DatasetFormatError
+from askline.records import Target
+from askline.store import ArtifactStore
 from benchmarks.shapes import OWN, look, pairs_of
+from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.fetch_dataset.readers.families import FAMILIES
 from tasks.fetch_dataset.readers.pairs import read_pairs
 from tasks.fetch_dataset.readers.reading import read_file
+from tasks.fetch_dataset.sources import data_files
 from tasks.fetch_dataset.values import cell_text
+from tasks.qa.rows import read_rows
+from tasks.workplace import Workplace
 
 EXPECTED = json.loads((OWN / "expected.json").read_text(encoding="utf-8"))
 # Files that hold other facts, or the same in another language or with damage.
@@ -377,6 +383,28 @@ def test_folders_and_archives_of_chatbots_and_of_one_file(tmp_path):
         archive.writestr("b.csv", "question,answer\nWhere?,Here.\n")
     with pytest.raises(DatasetFormatError, match=r"a zip archive of 2 files .* Unpack it"):
         read(tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("name", ["25-rasa", "30-dialogflow", "31-faq.md", "22-sheet.xlsx", "24-list.yaml"])
+def test_the_dataset_step_takes_folders_and_files_of_every_kind(tmp_path, name):
+    place = Workplace(
+        Target(kind="local", region="us-east-1", hub="http://127.0.0.1:9"),
+        tmp_path,
+        store=ArtifactStore(tmp_path / "artifacts"),
+    )
+    config = DatasetConfig(source=str(OWN / name))
+    dataset = fetch_dataset(config, resolve_source(config, place=place), place=place)
+    train = read_rows(place.store.verify("dataset", dataset.sha256), "train")
+    assert len({row.answer for row in train}) == 12
+    assert dataset.rejected == 0
+
+
+def test_a_folder_of_markdown_and_a_readme_is_read_without_the_readme(tmp_path):
+    write(tmp_path / "in" / "README.md", "# About\n\n## What is this?\n\nA folder.\n")
+    write(tmp_path / "in" / "faq.md", "## When?\n\nAt nine.\n\n## Where?\n\nHere.\n")
+    assert [path.name for path in data_files(tmp_path / "in")] == ["faq.md"]
+    write(tmp_path / "in" / "faq.csv", "question,answer\nWhen?,At nine.\n")
+    assert [path.name for path in data_files(tmp_path / "in")] == ["faq.csv"]
 
 
 def test_reading_a_small_file_loads_no_heavy_library():

@@ -10,7 +10,7 @@ from askline.errors import DatasetFormatError
 from tasks.fetch_dataset.content import asks, seems_header
 from tasks.fetch_dataset.names import is_usual, rank
 from tasks.fetch_dataset.readers.archives import open_zip
-from tasks.fetch_dataset.readers.request import Request
+from tasks.fetch_dataset.readers.request import Request, counted
 from tasks.fetch_dataset.tables import SourceRow, Table
 
 _TITLE_ROWS = 20
@@ -141,7 +141,7 @@ def _table(rows: list[tuple[int, list[str]]], request: Request) -> Table:
         names.append(name if name not in names else f"{name} ({n})")
     body = cells[top + 1 :] if header else cells[top:]
     if top:
-        notes.append(f"{request.name}: {top} rows above the header are not read")
+        notes.append(f"{request.name}: {counted(top, 'row')} above the header not read")
     if not header:
         notes.append(f"{request.name} has no header: its first row is a row; say otherwise with --dataset.header yes")
     made = [

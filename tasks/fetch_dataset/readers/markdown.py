@@ -157,7 +157,7 @@ def _read_headings(lines: list[str], headings: list[_Mark], request: Request) ->
         )
     if taken_as_is and taken_as_is < len(pairs.rows):
         pairs.notes.append(
-            f"{request.name}: taken as questions all the same: {counted(taken_as_is, 'heading')} without a question mark"
+            f"{request.name}: taken as questions too: {counted(taken_as_is, 'heading')} without a question mark"
         )
     return pairs.table()
 

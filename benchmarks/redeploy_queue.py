@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from askline.clients import LocalKeys
 from askline.records import Target
 from benchmarks.redeploy_act import ROOT, Bench
 from local_cloud import control
@@ -73,7 +74,12 @@ def _start(target: Target, place: Path, mlkey: str, version: str, hold: float = 
         "breaks": None,
         "hold": hold,
     }
-    environment = {**os.environ, "PREFECT_API_URL": str(target.prefect_api), "PREFECT_HOME": str(place / "home")}
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": str(target.prefect_api),
+        "PREFECT_API_AUTH_STRING": LocalKeys.of(target).prefect_auth or "",
+        "PREFECT_HOME": str(place / "home"),
+    }
     environment["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
     environment["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     command = [sys.executable, "-m", "benchmarks.redeploy_queue", "--one"]

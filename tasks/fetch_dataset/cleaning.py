@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
@@ -43,6 +43,11 @@ class Example:
     """Further cells that belong to the answer, by the name of their column."""
     made_by: str | None = None
     """The rule that made the question from one of the file's; None for a question that stands in the file."""
+
+    @property
+    def corrects(self) -> bool:
+        """Whether somebody corrected an answer of the API by this row: what ``flows.collect_feedback`` writes."""
+        return self.source.values.get("source") == "corrected" and bool(self.source.values.get("request_id"))
 
     @cached_property
     def question_key(self) -> str:
@@ -174,6 +179,9 @@ def _example(
 def keep_apart(cleaned: Cleaned, *, nearly: bool) -> None:
     """Take out of training what is held out: a test question stays in the test split alone.
 
+    A training row that corrects a held-out one (:attr:`Example.corrects`) corrects it there: the answer that is asked
+    for is the new one. Else the model would be held to an answer that somebody has found to be wrong.
+
     Parameters
     ----------
     cleaned
@@ -183,10 +191,22 @@ def keep_apart(cleaned: Cleaned, *, nearly: bool) -> None:
     """
     held: dict[str, str] = {}
     held_words: dict[str, str] = {}
+    corrections = {example.question_key: example for example in cleaned.splits.get("train", ()) if example.corrects}
     for split in ("test", "validation", "train"):
         kept = []
         for example in cleaned.splits.get(split, []):
-            if place := held.get(example.question_key):
+            correction = corrections.get(example.question_key)
+            if correction is not None and split != "train":
+                example = replace(
+                    example,
+                    answer=correction.answer,
+                    in_scope=correction.in_scope,
+                    columns={**example.columns, **correction.columns},
+                )
+            if split == "train" and example.corrects and (place := held.get(example.question_key)):
+                told = f"{place} asks the same, and has this answer now"
+                cleaned.reject(split, example.source, "question held out", told)
+            elif place := held.get(example.question_key):
                 cleaned.reject(split, example.source, "question held out", f"{place} asks the same")
             elif nearly and (place := held_words.get(example.words)):
                 cleaned.reject(split, example.source, "nearly a held-out question", f"{place} asks with the same words")

@@ -13,7 +13,7 @@ from askline.clients import hub_client, public_hub
 from askline.errors import HubError, TrainingError
 from askline.records import BaseRef, ModelRef, Target
 from askline.store import sha256_of_folder
-from tasks.t5.scratch import SCRATCH, SENTINELS, initial_model, small_t5, tokenizer_from_pieces
+from tasks.t5.scratch import AUTO, SCRATCH, SENTINELS, initial_model, small_t5, tokenizer_from_pieces
 from tasks.t5.whole import check_tokenizer_fits, check_tokenizer_is_there, check_weights
 from tasks.workplace import Workplace
 
@@ -42,7 +42,7 @@ class Base:
 
 def is_hub_id(base: str) -> bool:
     """Say whether ``base`` names a Hub repository and no folder that is there."""
-    if base == SCRATCH or Path(base).expanduser().is_dir():
+    if base in (SCRATCH, AUTO) or Path(base).expanduser().is_dir():
         return False
     return not base.startswith(("/", ".", "~")) and base.count("/") <= 1 and "\\" not in base
 
@@ -121,7 +121,7 @@ def resolve_base(base: str, revision: str | None, *, place: Workplace) -> BaseRe
     TrainingError, HubError
         As :func:`find_base`.
     """
-    if base == SCRATCH:
+    if base in (SCRATCH, AUTO):  # undecided, it is the one that needs no download
         return BaseRef(name=SCRATCH, revision=None, fingerprint=SCRATCH)
     if is_hub_id(base):
         sha = _locate(base, revision, place.target).sha

@@ -103,6 +103,7 @@ def serving(*options: str) -> Iterator[subprocess.Popen]:
 def test_new_data_starts_a_run_within_seconds_and_a_second_one_waits(prefect, tmp_path):
     questions = csv(tmp_path / "q.csv", "one", "two")
     options = ["--state-dir", str(tmp_path / "state"), "--dataset.source", str(questions), "--deploy.mlkey", "numbers"]
+    options += ["--training.base", "scratch"]
     name = f"on-new-data-{os.getpid()}"
     try:
         with serving("--name", name, "--retrain-on", "dataset", "--watch-minutes", "0.05", *options):

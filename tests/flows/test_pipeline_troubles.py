@@ -34,7 +34,7 @@ def weak(state_dir, tmp_path_factory):
     file = tmp_path_factory.mktemp("weak") / "capitals.csv"
     write_capitals(file)
     options = ["--dataset.source", str(file), "--dataset.split-by", "wording", "--deploy.mlkey", "weak"]
-    options += ["--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
+    options += ["--training.base", "scratch", "--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
     options += FEW_TOKENS
     done = pipeline(state_dir, *options)
     assert done.returncode == 3, done.stdout + done.stderr
@@ -74,7 +74,7 @@ def test_own_data_end_to_end(state_dir, tmp_path):
         "--dataset.answer-column",
         "antwort",
     ]
-    options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben"]
+    options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben", "--training.base", "scratch"]
     options += ["--training.max-steps", "40", "--training.batch-size", "16", "--evaluation.min-exact-match", "0"]
     options += FEW_TOKENS
     done = pipeline(state_dir, *options)

@@ -239,7 +239,7 @@ def test_a_training_whose_machine_dies_goes_on_on_the_other_one(apis, server, tm
             "target": "aws",  # nothing of it is called: the embedded cloud would take time to start
             "artifact_store": str(shared),
             "dataset": {"source": str(questions)},
-            "training": {"max_steps": STEPS, "checkpoint_steps": EVERY, "batch_size": 16},
+            "training": {"base": "scratch", "max_steps": STEPS, "checkpoint_steps": EVERY, "batch_size": 16},
             "deploy": {"role_arn": "arn:aws:iam::123456789012:role/askline"},
         }
     )

@@ -16,7 +16,7 @@ from askline.records import Target
 from tasks.fine_tune.lengths import fit_lengths
 from tasks.qa.prompt import format_prompt
 from tasks.qa.rows import Row
-from tasks.t5.base import Base, choose_base, load_base
+from tasks.t5.base import Base, choose_base, load_base, resolve_base
 from tasks.t5.scratch import initial_model, small_t5, tokenizer_from_pieces, train_tokenizer
 from tasks.t5.whole import check_reads, check_tokenizer_fits
 from tasks.workplace import Workplace
@@ -129,6 +129,11 @@ def test_the_sample_is_trained_from_scratch_and_other_data_from_what_can_be_had(
     assert PipelineConfig(dataset=DatasetConfig(source="my.csv")).training.base == "auto"
     named = PipelineConfig(training=TrainingConfig(base="google/flan-t5-base"))
     assert named.training.base == "google/flan-t5-base"
+
+
+def test_a_base_that_nobody_decided_is_the_one_that_needs_no_download() -> None:
+    nowhere = Workplace(Target(kind="aws", region="us-east-1", hub="http://127.0.0.1:9"))
+    assert resolve_base("auto", None, place=nowhere) == resolve_base("scratch", None, place=nowhere)
 
 
 def test_where_no_hub_answers_the_small_t5_is_taken_with_a_plain_word(monkeypatch: pytest.MonkeyPatch) -> None:

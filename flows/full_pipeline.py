@@ -54,7 +54,9 @@ def full_pipeline(
     dataset = found.keep(run_step(steps.fetch_dataset, config.dataset, source, run))
     base = run_step(steps.resolve_base, config.training, dataset, run)
     model = found.keep(run_step(steps.fine_tune, config.training, base, dataset, run))
-    scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, config.training.answers, run))
+    answers = config.training.answers
+    second = run_step(steps.second_opinion, config.package.second_opinion, answers, model, dataset, run)
+    scores = found.keep(run_step(steps.evaluate, config.evaluation, model, dataset, answers, second, run))
     mlkey = config.deploy.mlkey
     gate = found.keep(run_step(steps.check_gate, config.evaluation, model, scores, dataset, mlkey, run))
     if gate.passed and config.evaluation.approval and not plan_only:

@@ -37,6 +37,7 @@ from askline.records import (
     Promotion,
     Run,
     Scores,
+    SecondOpinionRef,
     SmokeRef,
     SourceRef,
     UploadRef,
@@ -67,6 +68,7 @@ from tasks.running.progress import place_of
 from tasks.running.remembering import ONCE_A_RUN, cached_on
 from tasks.running.retries import RETRIES
 from tasks.running.run_step import run_step
+from tasks.second_opinion import second_opinion as opinion_core
 from tasks.smoke_invoke import smoke_invoke as smoke_core
 from tasks.t5 import base as base_core
 from tasks.t5.scratch import AUTO
@@ -121,17 +123,35 @@ def fine_tune(config: TrainingConfig, base: BaseRef, dataset: DatasetRef, run: R
 
 
 @task(
+    name="second-opinion",
+    **RETRIES,
+    **cached_on(*opinion_core.ROOMS, libraries=opinion_core.LIBRARIES),
+)
+def second_opinion(choice: str, answers: str, model: ModelRef, dataset: DatasetRef, run: Run) -> SecondOpinionRef:
+    """Fit an encoder's opinion on the known answers, which judges beside the model."""
+    choice = choice if answers == "known" else "none"
+    return opinion_core.fit_second_opinion(choice, model, dataset, place=place_of(run, "second-opinion"))
+
+
+@task(
     name="evaluate",
     **RETRIES,
     **cached_on(*evaluate_core.ROOMS, libraries=evaluate_core.LIBRARIES),
 )
 def evaluate(
-    config: EvaluationConfig, model: ModelRef, dataset: DatasetRef, answers: evaluate_core.Answers, run: Run
+    config: EvaluationConfig,
+    model: ModelRef,
+    dataset: DatasetRef,
+    answers: evaluate_core.Answers,
+    second: SecondOpinionRef,
+    run: Run,
 ) -> Scores:
     """Measure the model on held-out questions, beside its baselines."""
     place = place_of(run, "evaluate")
     with workers.asking(config, model, run) as ask:
-        scores = evaluate_core.evaluate_model(config, model, dataset, place=place, ask=ask, answers=answers)
+        scores = evaluate_core.evaluate_model(
+            config, model, dataset, place=place, ask=ask, answers=answers, second=second
+        )
     said = markdown.scores(scores) + "\n\n" + markdown.confidence(scores, place.store)
     create_markdown_artifact(said, key="scores", description="Scores and baselines")
     wrong = markdown.wrong_answers(scores, place.store)

@@ -4,7 +4,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from askline.config.section import Section
+from askline.config.section import Fraction, Section
 
 
 class EvaluationConfig(Section):
@@ -16,6 +16,7 @@ class EvaluationConfig(Section):
             *("min_exact_match", "min_token_f1", "min_out_of_scope", "beat_base"),
             *("champion", "promote", "min_improvement", "outweigh", "alpha", "champion_questions"),
             *("approval", "approval_hours", "workers", "scheduler"),
+            *("min_questions", "beat_baselines"),
         }
     )
 
@@ -25,6 +26,16 @@ class EvaluationConfig(Section):
     """Arithmetic of the answers: "bf16" answers in it first, and in fp32 where that was not sure; "auto" does so for a
     model of 20 million parameters or more where the GPU or the processor multiplies in bf16. The answers are those of
     fp32, the confidences differ in the third digit."""
+    metric: Literal["auto", "strict", "squad"] = "auto"
+    """What counts as right for gate, champion and calibration: "strict", letter by letter, white space aside, or
+    "squad", SQuAD's exact match, which sees no signs. "auto" is strict where the model says known answers."""
+    max_false_abstention: Fraction = 0.03
+    """Of the questions that an answer is known to, the share that may be declined to decline more of the others; the
+    threshold below which nothing is said is chosen by it, where there is a second opinion."""
+    min_questions: int = Field(30, ge=1, le=100_000)
+    """With fewer held-out questions of a kind nothing is called proven; the gate then says what would help."""
+    beat_baselines: bool = False
+    """Gate: stop a model that clearly loses to the nearest question or to the encoder alone; else it is only said."""
     min_exact_match: float = Field(0.5, ge=0, le=1)
     """Gate: exact match on the held-out questions must be at least this."""
     min_token_f1: float = Field(0.0, ge=0, le=1)

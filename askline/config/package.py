@@ -25,6 +25,9 @@ class PackageConfig(Section):
     python: str | None = Field(None, pattern=r"^3\.\d{1,2}$")
     """The container's Python, whose libraries travel in the archive; the default is that of the image: 3.12 on AWS,
     this machine's on the embedded cloud."""
+    second_opinion: str = "auto"
+    """Who judges beside the model: "own", its own encoder; a sentence encoder by its Hub id or folder; "none"; or
+    "auto", the one that is right more often on the held-out questions, of the default encoder and the model's own."""
     carry_libraries: bool = True
     """Put the engine's libraries into the archive; an image that holds them needs none."""
     answers: Literal["full", "bare"] = "full"

@@ -17,7 +17,15 @@ from askline.config.training import TrainingConfig
 
 #: The steps from which a run can be told to begin anew, in their order.
 Step = Literal[
-    "fetch-dataset", "fine-tune", "evaluate", "push-to-hf", "package", "upload", "deploy-serverless", "smoke-invoke"
+    "fetch-dataset",
+    "fine-tune",
+    "second-opinion",
+    "evaluate",
+    "push-to-hf",
+    "package",
+    "upload",
+    "deploy-serverless",
+    "smoke-invoke",
 ]
 
 

@@ -34,6 +34,7 @@ from askline.records.run import FanOut as FanOut
 from askline.records.run import PipelineReport as PipelineReport
 from askline.records.run import Run as Run
 from askline.records.run import RunReport as RunReport
+from askline.records.scores import KindScores as KindScores
 from askline.records.scores import Scores as Scores
 from askline.records.scores import SplitScores as SplitScores
 from askline.records.second_opinion import SecondOpinionRef as SecondOpinionRef

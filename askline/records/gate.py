@@ -86,6 +86,8 @@ class Gate(Record):
 
     passed: bool
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a person should know of a model that passes all the same."""
     comparison: Comparison | None = None
     """The model beside the one that is deployed; None where there is none, or it was not looked at."""
     standing: int | None = None

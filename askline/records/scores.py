@@ -1,10 +1,11 @@
 """How well a model answers."""
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from askline.records.record import Record
+from askline.records.second_opinion import SecondOpinionRef
 
 
 class SplitScores(Record):
@@ -14,6 +15,23 @@ class SplitScores(Record):
     exact_match: float
     token_f1: float
     rouge_l: float
+    strict_match: float | None = None
+    """Share that is the same letter by letter, white space aside; None in an older evaluation."""
+
+    def right(self, metric: str) -> float:
+        """Return the share that counts as right by "strict" or "squad"."""
+        return self.exact_match if metric == "squad" or self.strict_match is None else self.strict_match
+
+
+class KindScores(Record):
+    """Questions of one kind: how many are answered rightly, and how sure that share is."""
+
+    questions: int
+    right: float
+    """Out of scope: declined."""
+    low: float
+    """Lower end of the 95 % interval (Wilson's)."""
+    high: float
 
 
 class Scores(Record):
@@ -38,6 +56,14 @@ class Scores(Record):
     baselines: dict[str, SplitScores]
     """``untuned base``, ``nearest question`` and ``logistic regression`` on the same in-scope held-out questions."""
     out_of_scope_baselines: dict[str, SplitScores] = Field(default_factory=dict)
+    metric: Literal["strict", "squad"] = "squad"
+    """What counts as right for gate, champion and calibration."""
+    kinds: dict[str, KindScores] = Field(default_factory=dict)
+    """``as written`` (training questions), ``held-out wordings``, ``in other words`` (by rule), ``out of scope``."""
+    second_opinion: SecondOpinionRef | None = None
+    """The encoder that judged beside the model; None where the model judged alone."""
+    judgement: dict[str, Any] | None = None
+    """What the two opinions are judged by, as the package's manifest has it."""
     answers: Literal["known", "free"] = "free"
     """Whether the model chose among the known answers or wrote freely; the package does the same."""
     seconds: float

@@ -10,10 +10,10 @@ class SecondOpinionRef(Record):
     ``.safetensors``.
     """
 
-    sha256: str
-    """Address of the artifact."""
+    sha256: str | None
+    """Address of the artifact; None where the model judges alone."""
     source: str
-    """"own", the model's own encoder, or the encoder's Hub id or folder name."""
+    """"none"; "own", the model's own encoder, or the encoder's Hub id or folder name."""
     revision: str | None
     """Commit on the Hub, where it is from there."""
     size: int

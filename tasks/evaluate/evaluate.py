@@ -6,18 +6,24 @@
 import json
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from askline.config import EvaluationConfig
 from askline.errors import DatasetError
 from askline.progress import Progress, part, quiet
-from askline.records import DatasetRef, ModelRef, Scores, SplitScores
+from askline.records import DatasetRef, ModelRef, Scores, SecondOpinionRef, SplitScores
+from inference.judgement import Verdict
+from inference.trie import DECLINING
+from tasks.evaluate.judging import Asked
+from tasks.evaluate.together import AS_WRITTEN, FEW_OUTSIDE, KINDS, Together, by_kind, held_out, judge_together, without
 from tasks.qa.answers import KEPT, Known, Trie, answer_id, known_of
 from tasks.qa.predictions import write_predictions
 from tasks.qa.rows import Row, read_rows
-from tasks.qa.same_answer import exact_match, normalise, token_f1
+from tasks.qa.same_answer import exact_match, normalise, strict_match, token_f1
+from tasks.second_opinion.everyday import everyday
+from tasks.second_opinion.second_opinion import open_second_opinion
 from tasks.t5.decoding import Answered, Precision, answer_known, answer_with_confidence
 from tasks.t5.threads import SMALL_PARAMETERS
 from tasks.workplace import Workplace
@@ -29,7 +35,7 @@ SAMPLE_SEED = 13
 CONFIDENCE_DECIMALS = 4
 
 #: What the scores depend on, beside the options, the model and the dataset.
-ROOMS = ("evaluate", "fine_tune", "t5", "qa", "inference.trie")
+ROOMS = ("evaluate", "second_opinion", "fine_tune", "package.onnx_graph", "graphs", "t5", "qa", "inference")
 LIBRARIES = ("torch", "transformers", "tokenizers", "evaluate", "scikit-learn")
 
 #: Whose answers: the fine-tuned model's, or those of its base as it was before.
@@ -57,6 +63,7 @@ def evaluate_model(
     place: Workplace,
     ask: Ask | None = None,
     answers: Answers = "free",
+    second: SecondOpinionRef | None = None,
 ) -> Scores:
     """Ask the model all held-out questions and (a sample of) the training questions, and score its answers.
 
@@ -71,6 +78,9 @@ def evaluate_model(
         Who answers the questions; the default is this process.
     answers
         Whether the tuned model chooses among the dataset's known answers or writes freely; its rivals are as they are.
+    second
+        The encoder that judges beside a model that chooses among known answers. What is scored is then the verdict of
+        both, each question's by a fit on other facts; either alone stands among the baselines.
 
     Raises
     ------
@@ -86,14 +96,14 @@ def evaluate_model(
     data = store.verify("dataset", dataset.sha256)
     folder = store.verify("model", model.sha256)
     train = read_rows(data, "train")
-    held_out = read_rows(data, "test") if "test" in dataset.splits else []
-    test = [row for row in held_out if row.in_scope]
+    every_held_out = read_rows(data, "test") if "test" in dataset.splits else []
+    test = [row for row in every_held_out if row.in_scope]
     if not test:
         raise DatasetError(
             "the dataset has no in-scope test question, so nothing says how good the model is. Give it a test split, "
             "or a larger --dataset.test-fraction"
         )
-    outside = [row for row in held_out if not row.in_scope]
+    outside = [row for row in every_held_out if not row.in_scope]
     asked = train if len(train) <= TRAIN_SAMPLE else random.Random(SAMPLE_SEED).sample(train, TRAIN_SAMPLE)  # noqa: S311
     splits = {"train": asked, "test": test, "out_of_scope": outside}
 
@@ -128,7 +138,14 @@ def evaluate_model(
     said = {split: [answer.text for answer in given] for split, given in answered.items()}
 
     questions = [row.question for row in test + outside]
-    rivals, skipped = _baselines(ask, train, questions, part(progress, 0.5, 0.95))
+    rivals, skipped = _baselines(ask, train, questions, part(progress, 0.5, 0.9))
+    together = None
+    if known is not None and second is not None and second.sha256 is not None:
+        progress(0.9, "the second opinion")
+        together, alone = _second_opinion(config, second, known, test, outside, answered, asked, ask, place)
+        rivals |= alone
+        said["test"] = [known.text(_index(verdict)) for verdict in together.fitted_elsewhere[: len(test)]]
+        said["out_of_scope"] = [known.text(_index(verdict)) for verdict in together.fitted_elsewhere[len(test) :]]
 
     progress(0.95, "scoring")
     from tasks.evaluate.scoring import score
@@ -137,8 +154,20 @@ def evaluate_model(
         return score(predictions, [row.answer for row in rows])
 
     unanswerable = normalise(dataset.unanswerable)
+    metric = config.metric if config.metric != "auto" else "strict" if answers == "known" else "squad"
+    rows_of = {"train": asked, "test": test, "out_of_scope": outside}
+    right = {
+        split: [is_right(text, row.answer, metric) for text, row in zip(said[split], rows, strict=True)]
+        for split, rows in rows_of.items()
+    }
+    kinds = by_kind([row for row in asked if row.in_scope], _in_scope(asked, right["train"]), lambda row: AS_WRITTEN)
+    kinds |= by_kind(test + outside, right["test"] + right["out_of_scope"], lambda row: KINDS[row.kind])
     facts: dict[str, Any] = {
         "model_sha256": model.sha256,
+        "metric": metric,
+        "kinds": kinds,
+        "second_opinion": second if together is not None else None,
+        "judgement": together.parameters if together is not None else None,
         "answers": answers,
         "train": scores_of(said["train"], asked),
         "test": scores_of(said["test"], test),
@@ -152,7 +181,9 @@ def evaluate_model(
     by_question = [{name: given[number] for name, given in rivals.items()} for number in range(len(questions))]
     baselines = {"test": by_question[: len(test)], "out_of_scope": by_question[len(test) :]}
     lines = [
-        _line(split, row, answer, known) | ({"baselines": baselines[split][number]} if split in baselines else {})
+        _line(split, row, answer, known)
+        | ({"baselines": baselines[split][number]} if split in baselines else {})
+        | _judged_line(split, number, row, together, known, len(test))
         for split, rows in splits.items()
         for number, (row, answer) in enumerate(zip(rows, answered[split], strict=True))
     ]
@@ -166,6 +197,78 @@ def evaluate_model(
         (draft.folder / "scores.json").write_text(text, encoding="utf-8")
         sha256 = draft.commit()
     return Scores(sha256=sha256, seconds=time.monotonic() - started, **facts)
+
+
+def _second_opinion(
+    config: EvaluationConfig,
+    second: SecondOpinionRef,
+    known: Known,
+    test: Sequence[Row],
+    outside: Sequence[Row],
+    answered: Mapping[str, Sequence[Answered]],
+    train: Sequence[Row],
+    ask: Ask,
+    place: Workplace,
+) -> tuple[Together, dict[str, list[str]]]:
+    """Return the judgement of both opinions on the held-out questions, and what either alone says to them."""
+    encoder = open_second_opinion(second, [each.id for each in known.answers], place)
+    rows = [*test, *outside]
+    given = [*answered["test"], *answered["out_of_scope"]]
+    opinions = encoder.opinion([row.question for row in rows])
+    texts = [each.text for each in known.answers]
+    asked = held_out(rows, texts, [each.posterior for each in given], opinions)
+    pool: list[Asked] = []
+    if len(outside) < FEW_OUTSIDE:
+        questions = everyday(row.question for row in [*train, *test] if row.in_scope).asking
+        posteriors = [each.posterior for each in ask("tuned", questions, quiet, known.trie)]
+        pool = [
+            Asked(question, None, "everyday", posterior, opinion, question)
+            for question, posterior, opinion in zip(questions, posteriors, encoder.opinion(questions), strict=True)
+        ]
+    together = judge_together(asked, pool, max_false_abstention=config.max_false_abstention)
+    alone = {}
+    for name, left_out in (("model alone", "opinion"), ("encoder alone", "posterior")):
+        own, own_pool = without(asked, left_out), without(pool, left_out)
+        judged = judge_together(own, own_pool, max_false_abstention=config.max_false_abstention)
+        alone[name] = [known.text(_index(verdict)) for verdict in judged.fitted_elsewhere]
+    alone["encoder's nearest question"] = [known.text(each.nearest_answer) for each in opinions]
+    return together, alone
+
+
+def _index(verdict: Verdict) -> int:
+    """Return the trie's number for what a verdict says."""
+    return DECLINING if verdict.answer is None else verdict.answer
+
+
+def _in_scope(rows: Sequence[Row], values: Sequence[bool]) -> list[bool]:
+    return [value for row, value in zip(rows, values, strict=True) if row.in_scope]
+
+
+def is_right(prediction: str, answer: str, metric: str) -> bool:
+    """Say whether a prediction is right by "strict" or "squad"."""
+    return (strict_match if metric == "strict" else exact_match)(prediction, answer) == 1
+
+
+def _judged_line(
+    split: str, number: int, row: Row, together: Together | None, known: Known | None, tests: int
+) -> dict[str, Any]:
+    """Return what a line says of a held-out question that was judged by both: what the package says to it."""
+    if together is None or known is None or split == "train":
+        return {}
+    place = number if split == "test" else tests + number
+    verdict, elsewhere = together.served[place], together.fitted_elsewhere[place]
+    text = known.text(_index(verdict))
+    return {
+        "prediction": text,
+        "answer_id": known.id(_index(verdict)),
+        "confidence": verdict.confidence,
+        "scope": verdict.scope,
+        "exact_match": exact_match(text, row.answer),
+        "strict_match": strict_match(text, row.answer),
+        "token_f1": token_f1(text, row.answer),
+        "cross_fitted": known.text(_index(elsewhere)),
+        "kind": row.kind,
+    }
 
 
 def _best(answer: Answered) -> int:
@@ -184,6 +287,7 @@ def _line(split: str, row: Row, answer: Answered, known: Known | None) -> dict[s
         "prediction": answer.text,
         "confidence": round(answer.confidence, CONFIDENCE_DECIMALS),
         "exact_match": exact_match(answer.text, row.answer),
+        "strict_match": strict_match(answer.text, row.answer),
         "token_f1": token_f1(answer.text, row.answer),
         "in_scope": row.in_scope,
     }

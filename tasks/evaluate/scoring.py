@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from askline.records import SplitScores
+from tasks.qa.same_answer import strict_match
 
 _METRICS = Path(__file__).parent / "metrics"
 
@@ -15,6 +16,7 @@ def score(predictions: Sequence[str], references: Sequence[str]) -> SplitScores:
     found: dict[str, float] = {}
     for name in ("normalised_exact_match", "token_f1", "rouge_l"):
         found |= _load(name).compute(predictions=list(predictions), references=list(references))
+    found["strict_match"] = sum(map(strict_match, predictions, references)) / len(references)
     return SplitScores(questions=len(references), **{name: float(value) for name, value in found.items()})
 
 

@@ -30,7 +30,7 @@ from tasks.gate.paired import Pair, compare
 from tasks.gate.verdict import verdict
 from tasks.qa.held_out import HeldOut, read_held_out, spread
 from tasks.qa.rows import read_rows
-from tasks.qa.same_answer import exact_match, normalise, token_f1
+from tasks.qa.same_answer import normalise, token_f1
 from tasks.workplace import Workplace
 
 ANSWERS = "answers.jsonl"
@@ -267,9 +267,7 @@ def _judged(
 
 
 def _pair(each: _Answered) -> Pair:
-    return Pair(
-        champion=exact_match(each.champion.own, each.row.answer) == 1, challenger=each.row.right, fact=each.fact
-    )
+    return Pair(champion=each.row.is_right(each.champion.own), challenger=each.row.right, fact=each.fact)
 
 
 def _keep(answered: Sequence[_Answered], store: ArtifactStore) -> str:

@@ -1,9 +1,13 @@
 """The quality gate between the evaluation and everything that others will see."""
 
+import math
+
 from askline.config import EvaluationConfig
 from askline.records import Approval, Comparison, DatasetRef, Gate, Scores
 
 UNTUNED = "untuned base"
+#: What a model must not lose to: what answers without it.
+RIVALS = ("nearest question", "encoder alone", "encoder's nearest question")
 
 
 def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) -> Gate:
@@ -13,9 +17,10 @@ def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) ->
     """
     test = scores.test
     reasons = []
-    if test.exact_match < config.min_exact_match:
+    right = test.right(scores.metric)
+    if right < config.min_exact_match:
         reasons.append(
-            f"exact match on the {test.questions} held-out questions is {test.exact_match:.1%}, below the floor of "
+            f"exact match on the {test.questions} held-out questions is {right:.1%}, below the floor of "
             f"{config.min_exact_match:.1%} (--evaluation.min-exact-match)"
         )
     if test.token_f1 < config.min_token_f1:
@@ -36,12 +41,46 @@ def check_gate(config: EvaluationConfig, scores: Scores, dataset: DatasetRef) ->
             "(--evaluation.min-out-of-scope)"
         )
     base = scores.baselines.get(UNTUNED)
-    if config.beat_base and base is not None and test.exact_match < base.exact_match:
+    if config.beat_base and base is not None and right < base.right(scores.metric):
         reasons.append(
-            f"exact match on the held-out questions is {test.exact_match:.1%}, below the untuned base's "
-            f"{base.exact_match:.1%}: fine-tuning made it worse (--evaluation.beat-base false turns this check off)"
+            f"exact match on the held-out questions is {right:.1%}, below the untuned base's "
+            f"{base.right(scores.metric):.1%}: fine-tuning made it worse "
+            "(--evaluation.beat-base false turns this check off)"
         )
-    return Gate(passed=not reasons, reasons=tuple(reasons))
+    lost = _lost_to(scores)
+    if config.beat_baselines:
+        reasons += [f"{each} (--evaluation.beat-baselines false only says so)" for each in lost]
+        lost = []
+    return Gate(passed=not reasons, reasons=tuple(reasons), notes=(*lost, *_unproven(config, scores)))
+
+
+def _lost_to(scores: Scores) -> list[str]:
+    """Return which of the rivals that need no training answer clearly more of the held-out questions.
+
+    Clearly: by more than two standard errors of the difference, taken as that of independent shares; the answers are
+    to the same questions, whose true error is smaller.
+    """
+    own, count = scores.test.right(scores.metric), scores.test.questions
+    said = []
+    for name in RIVALS:
+        rival = scores.baselines.get(name)
+        share = rival.right(scores.metric) if rival is not None else 0.0
+        if share - own > 2 * math.sqrt((own * (1 - own) + share * (1 - share)) / count):
+            said.append(
+                f"the model answers {own:.1%} of the {count} held-out questions rightly, and {name} {share:.1%}, "
+                "clearly more: more wordings of each question, or a larger base, would help"
+            )
+    return said
+
+
+def _unproven(config: EvaluationConfig, scores: Scores) -> list[str]:
+    """Return of which kinds of questions there are too few to call anything proven, and what would help."""
+    return [
+        f"{each.questions} questions {kind} prove nothing ({each.low:.0%} to {each.high:.0%} right); "
+        f"{config.min_questions} would (--evaluation.min-questions): add questions of that kind to the test split"
+        for kind, each in scores.kinds.items()
+        if each.questions < config.min_questions
+    ]
 
 
 def weigh(config: EvaluationConfig, gate: Gate, comparison: Comparison | None, *, mlkey: str) -> Gate:

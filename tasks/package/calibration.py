@@ -148,6 +148,36 @@ def fit(
     )
 
 
+def judged(
+    judgement: dict[str, Any] | None,
+    rows: Sequence[HeldOut],
+    min_confidence: float | None,
+    target_precision: float | None,
+) -> dict[str, Any] | None:
+    """Return the judgement of both opinions, with the threshold that the package's options ask for, if they do.
+
+    Its confidences are probabilities already, so that they are compared with a threshold as they are.
+
+    Raises
+    ------
+    PackageError
+        If no threshold reaches ``target_precision``.
+    """
+    if judgement is None or (min_confidence is None and target_precision is None):
+        return judgement
+    if target_precision is None:
+        return judgement | {"threshold": min_confidence, "min_scope": None}
+    probabilities = raw(rows)
+    found = [trade(probabilities, rows, percent / 100) for percent in range(1, 100)]
+    for each in found:
+        if each.precision >= target_precision and each.answered > 0:
+            return judgement | {"threshold": each.threshold, "min_scope": None}
+    raise PackageError(
+        f"no threshold makes {target_precision:.0%} of the answers right; lower --package.target-precision, or give "
+        "--package.min-confidence instead"
+    )
+
+
 def why_not(rows: Sequence[HeldOut]) -> str | None:
     """Say why nothing can be fitted on these rows, or return None where it can."""
     if any(row.confidence is None for row in rows):

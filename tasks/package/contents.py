@@ -1,6 +1,7 @@
 """What goes into ``model.tar.gz``: the engine's files, the code that answers, its libraries, and the manifest."""
 
 import json
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,15 @@ _REQUIRED = (MANIFEST, "code/inference.py", "tokenizer.json", "generation_config
 #: What a package needs besides where it says known answers only: their texts, the trie of their tokens, and the code.
 _KNOWN_CODE = ("trie.py", "known_answers.py")
 KNOWN = (ANSWERS, TRIE, *(f"code/{name}" for name in _KNOWN_CODE))
+#: The same of a second opinion.
+_OPINION_CODE = ("second_opinion.py", "judgement.py")
+OPINION_FILES = (
+    "second_opinion.onnx",
+    "second_opinion.bin",
+    "second_opinion_tokenizer.json",
+    "second_opinion.safetensors",
+)
+OPINION = (*OPINION_FILES, *(f"code/{name}" for name in _OPINION_CODE))
 
 
 class Variant(NamedTuple):
@@ -90,6 +100,7 @@ def gather(
     python: str,
     cache: Path,
     known: Path | None = None,
+    opinion: Path | None = None,
     progress: Progress = quiet,
 ) -> dict[str, Path]:
     """Return name in the archive to path, of all but the manifest; what must be made is made under ``scratch``.
@@ -98,6 +109,8 @@ def gather(
     ----------
     known
         The evaluation's folder with the known answers and their trie; None for a package that writes freely.
+    opinion
+        The artifact of the second opinion; None for a model that judges alone.
 
     Raises
     ------
@@ -115,8 +128,22 @@ def gather(
     if known is not None:
         files |= {name: known / name for name in (ANSWERS, TRIE)}
         files |= {f"code/{name}": INFERENCE / name for name in _KNOWN_CODE}
+    if opinion is not None:
+        files |= {name: opinion / name for name in OPINION_FILES}
+        files |= {f"code/{name}": INFERENCE / name for name in _OPINION_CODE}
+    libraries = partial(
+        collect,
+        [Requirement(name, version(name)) for name in LIBRARIES],
+        python=python,
+        platform=own_platform() if python == own_python() else PLATFORM,
+        destination=scratch / "libraries",
+        cache=cache,
+        progress=part(progress, 0.5, 1.0),
+    )
     if variant == PLAIN:
         files["code/engine_transformers.py"] = INFERENCE / "engine_transformers.py"
+        if opinion is not None and config.carry_libraries:
+            files |= libraries().members()
         return files
     for name in _CHECKPOINT:
         files.pop(name, None)
@@ -133,15 +160,7 @@ def gather(
     )
     files |= {path.name: path for path in graphs.iterdir()}
     if config.carry_libraries:
-        libraries = collect(
-            [Requirement(name, version(name)) for name in LIBRARIES],
-            python=python,
-            platform=own_platform() if python == own_python() else PLATFORM,
-            destination=scratch / "libraries",
-            cache=cache,
-            progress=part(progress, 0.5, 1.0),
-        )
-        files |= libraries.members()
+        files |= libraries().members()
     return files
 
 
@@ -154,6 +173,7 @@ def manifest(
     dataset: DatasetRef,
     calibration: Calibration,
     *,
+    judgement: dict[str, Any] | None = None,
     bare_answers: bool,
     license_name: str | None,
 ) -> str:
@@ -202,6 +222,7 @@ def manifest(
         "dataset": about_dataset,
         "scores": about_scores,
         **known,
+        **({"judgement": judgement} if judgement is not None else {}),
         "versions": {**own.get("versions", {}), "askline": __version__, **libraries},
         "files": {name: sha256_of_file(path) for name, path in sorted(files.items())},
     }

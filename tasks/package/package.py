@@ -16,7 +16,7 @@ from askline.progress import part
 from askline.records import Agreement, DatasetRef, ModelRef, PackageRef, Scores
 from askline.store import sha256_of_file
 from tasks.package import archive, contents
-from tasks.package.calibration import Calibration, fit
+from tasks.package.calibration import Calibration, fit, judged
 from tasks.package.contents import MANIFEST, Variant
 from tasks.package.libraries import own_python
 from tasks.package.proof import Proof, prove
@@ -161,6 +161,7 @@ def _pack(
                 python=python,
                 cache=store.root / "wheels",
                 known=store.path("scores", scores.sha256) if scores.answers == "known" else None,
+                opinion=_opinion(scores, place),
                 progress=part(progress, 0.05, 0.2),
             )
             written = made.folder / MANIFEST
@@ -172,6 +173,7 @@ def _pack(
                 scores,
                 dataset,
                 calibration,
+                judgement=judged(scores.judgement, questions, config.min_confidence, config.target_precision),
                 bare_answers=config.answers == "bare",
                 license_name=license_name,
             )
@@ -182,11 +184,18 @@ def _pack(
             advice = f"free some space in {store.root}"
             raise ArtifactError(f"cannot write {ARCHIVE}: {error.strerror or error}; {advice}") from error
     required = variant.required + (contents.KNOWN if scores.answers == "known" else ())
+    required += contents.OPINION if scores.second_opinion else ()
     members, unpacked_size = archive.lint(destination, required=required, weights=variant.weights)
     progress(0.45, f"asking the unpacked archive {len(questions)} held-out questions")
     with store.new("package") as unpacked:
         proof = prove(destination, questions, part(progress, 0.45, 0.95), scratch=unpacked.folder)
     return _Packed(destination, members, unpacked_size, proof, proof.agreement(_tokens_of(source)))
+
+
+def _opinion(scores: Scores, place: Workplace) -> Path | None:
+    """Return the folder of the second opinion, whose files travel as they are; None where the model judges alone."""
+    second = scores.second_opinion
+    return None if second is None or second.sha256 is None else place.store.verify("secondopinion", second.sha256)
 
 
 def _failed_gates(config: PackageConfig, found: Agreement) -> str:

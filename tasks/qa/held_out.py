@@ -9,7 +9,7 @@ from askline.errors import ArtifactError
 from askline.records import Scores
 from askline.store import ArtifactStore
 from tasks.qa.predictions import read_predictions
-from tasks.qa.same_answer import exact_match
+from tasks.qa.same_answer import exact_match, strict_match
 
 
 class HeldOut(NamedTuple):
@@ -26,10 +26,18 @@ class HeldOut(NamedTuple):
     answer_id: str | None = None
     """Which known answer the prediction is; None where it declined, or was written freely."""
 
+    metric: str = "squad"
+    """What counts as right: "strict" or "squad"."""
+
     @property
     def right(self) -> bool:
-        """Whether the prediction matches the answer, by the evaluation's exact match."""
-        return exact_match(self.prediction, self.answer) == 1
+        """Whether the prediction is right by the evaluation's metric."""
+        return self.is_right(self.prediction)
+
+    def is_right(self, text: str) -> bool:
+        """Say whether a text is right by the evaluation's metric."""
+        matches = strict_match if self.metric == "strict" else exact_match
+        return matches(text, self.answer) == 1
 
 
 def read_held_out(scores: Scores, store: ArtifactStore) -> list[HeldOut]:
@@ -49,6 +57,7 @@ def read_held_out(scores: Scores, store: ArtifactStore) -> list[HeldOut]:
                 row["in_scope"],
                 row.get("confidence"),
                 row.get("answer_id"),
+                scores.metric,
             )
             for row in read_predictions(scores, store)
             if row["split"] != "train"

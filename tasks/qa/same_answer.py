@@ -37,6 +37,15 @@ def exact_match(prediction: str, reference: str) -> float:
     return float(normalise(prediction) == normalise(reference))
 
 
+def strict_match(prediction: str, reference: str) -> float:
+    """Return 1.0 where both are the same letter by letter, runs of white space aside, else 0.0: -50 is not 50."""
+    return float(_letters(prediction) == _letters(reference))
+
+
+def _letters(answer: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", answer).split())
+
+
 def token_f1(prediction: str, reference: str) -> float:
     """Return the harmonic mean of precision and recall over the bags of words."""
     predicted, expected = Counter(tokens(prediction)), Counter(tokens(reference))

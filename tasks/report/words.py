@@ -17,6 +17,7 @@ from askline.records import (
     Promotion,
     Record,
     Scores,
+    SecondOpinionRef,
     SmokeRef,
     SourceRef,
     UploadRef,
@@ -80,6 +81,11 @@ def _(record: ModelRef) -> str:
         + (f", {record.cut_questions:,} questions cut" if record.cut_questions else "")
         + (f", {record.cut_answers:,} answers trained without their end" if record.cut_answers else "")
     )
+
+
+@words.register
+def _(record: SecondOpinionRef) -> str:
+    return record.notes[0] if record.notes else "the model judges alone"
 
 
 @words.register

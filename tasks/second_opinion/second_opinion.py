@@ -25,7 +25,11 @@ from tasks.second_opinion.everyday import everyday
 from tasks.second_opinion.layer import fit_layer, write_layer
 from tasks.workplace import Workplace
 
-KIND = "second-opinion"
+#: What the artifact depends on, beside the options, the model and the dataset.
+ROOMS = ("second_opinion", "fine_tune.augment", "package.onnx_graph", "graphs", "qa", "inference")
+LIBRARIES = ("onnx", "onnxruntime", "scikit-learn", "tokenizers")
+
+KIND = "secondopinion"
 OWN = "own"
 #: Held-out questions that a choice is made by; more say no more.
 COMPARED = 1000
@@ -44,19 +48,13 @@ class _Candidate(NamedTuple):
     max_tokens: int
 
 
-def fit_second_opinion(
-    choice: str, model: ModelRef, dataset: DatasetRef, *, place: Workplace
-) -> SecondOpinionRef | None:
+def fit_second_opinion(choice: str, model: ModelRef, dataset: DatasetRef, *, place: Workplace) -> SecondOpinionRef:
     """Fit the layer for the encoder that is chosen, and keep both as an artifact.
 
     Parameters
     ----------
     choice
         "auto", "own" (the model's own encoder), "none", a folder, or a Hub id.
-
-    Returns
-    -------
-    None for "none".
 
     Raises
     ------
@@ -68,7 +66,7 @@ def fit_second_opinion(
         If model or dataset is missing or damaged.
     """
     if choice == "none":
-        return None
+        return no_second_opinion(model)
     data = place.store.verify("dataset", dataset.sha256)
     train = read_rows(data, "train")
     answers = known_answers(row for split in dataset.splits for row in read_rows(data, split))
@@ -97,12 +95,17 @@ def fit_second_opinion(
         )
         kept.append((right, -number, found))
     if not kept:
-        return None
+        return no_second_opinion(model).model_copy(update={"notes": tuple(notes)})
     best = max(kept, key=lambda each: each[:2])[2]
     said = ", ".join(f"{name} {right:.1%}" for name, right in measured.items())
     notes.insert(0, f"{best.source} gives the second opinion; right on {len(held_out)} held-out questions: {said}")
     place.progress(1.0, notes[0])
     return best.model_copy(update={"held_out_right": measured, "notes": tuple(notes)})
+
+
+def no_second_opinion(model: ModelRef) -> SecondOpinionRef:
+    """Return what says that the model judges alone."""
+    return SecondOpinionRef(sha256=None, source="none", revision=None, size=0, model_sha256=model.sha256)
 
 
 def _names(choice: str, train: Sequence[Row]) -> list[str]:
@@ -161,4 +164,5 @@ def open_second_opinion(
     ArtifactError
         If it is missing or damaged.
     """
+    assert second.sha256 is not None, "a model that judges alone has no second opinion"
     return SecondOpinion(place.store.verify(KIND, second.sha256), answer_ids, threads=threads)

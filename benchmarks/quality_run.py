@@ -86,8 +86,13 @@ def train_and_ask(train: Sequence[Row], test: Sequence[Row], names: Sequence[str
 def write_rows(folder: Path, rows: Sequence[Row]) -> None:
     """Write the training split as a dataset artifact has it."""
     folder.mkdir()
-    text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in rows)
     (folder / "train.jsonl").write_text(text, encoding="utf-8")
+
+
+def line_of(row: Row) -> dict[str, Any]:
+    """Return a row as a line of a dataset artifact."""
+    return {"question": row.question, "answer": row.answer, "group": row.group, "in_scope": row.in_scope}
 
 
 def load(folder: Path) -> tuple[Any, Any]:

@@ -23,6 +23,7 @@ from askline.records import DatasetRef, Scores, SourceRef, Target
 from askline.store import ArtifactStore
 from tasks.evaluate.evaluate import evaluate_model
 from tasks.fine_tune.fine_tune import fine_tune
+from benchmarks.quality_run import line_of
 from tasks.qa.rows import Row
 from tasks.workplace import Workplace
 
@@ -87,7 +88,7 @@ def store_dataset(store: ArtifactStore, train: Sequence[Row], test: Sequence[Row
     splits = {"train": train, "test": test}
     with store.new("dataset") as draft:
         for name, rows in splits.items():
-            text = "".join(json.dumps(row._asdict(), ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(json.dumps(line_of(row), ensure_ascii=False) + "\n" for row in rows)
             (draft.folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
         sha256 = draft.commit()
     return DatasetRef(

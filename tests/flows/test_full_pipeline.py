@@ -51,6 +51,7 @@ def test_one_line_per_step_and_nothing_else_on_the_way(finished):
         "fetch-dataset",
         "resolve-base",
         "fine-tune",
+        "second-opinion",
         "evaluate",
         "gate",
         "push-to-hf",

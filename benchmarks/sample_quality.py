@@ -21,9 +21,9 @@ from typing import NamedTuple
 from askline.config import EvaluationConfig, TrainingConfig
 from askline.records import DatasetRef, Scores, SourceRef, Target
 from askline.store import ArtifactStore
+from benchmarks.quality_run import line_of
 from tasks.evaluate.evaluate import evaluate_model
 from tasks.fine_tune.fine_tune import fine_tune
-from benchmarks.quality_run import line_of
 from tasks.qa.rows import Row
 from tasks.workplace import Workplace
 

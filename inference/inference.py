@@ -275,7 +275,8 @@ def _verdict(posterior: Any, opinion: Any, model: Answerer) -> Any:
             candidates=found.alternatives if declined else ((found.answer, found.confidence), *found.alternatives),
             declined=declined,
             confidence=found.confidence,
-            withheld=found.best if declined else None,
+            # Declining is the verdict that was evaluated, and withholds nothing; the best answer is an alternative.
+            withheld=None,
             matched_question=None if matched is None else model.second_opinion.questions[matched],
         )
     confidence = calibrated(posterior.token_probability, model.calibration)

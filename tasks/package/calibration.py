@@ -154,7 +154,7 @@ def judged(
     min_confidence: float | None,
     target_precision: float | None,
 ) -> dict[str, Any] | None:
-    """Return the judgement of both opinions, with the threshold that the package's options ask for, if they do.
+    """Return the judgement of both opinions, with a higher threshold where the package's options ask for one.
 
     Its confidences are probabilities already, so that they are compared with a threshold as they are.
 
@@ -165,13 +165,14 @@ def judged(
     """
     if judgement is None or (min_confidence is None and target_precision is None):
         return judgement
+    lowest = float(judgement["threshold"] or 0.0)
     if target_precision is None:
-        return judgement | {"threshold": min_confidence, "min_scope": None}
+        return judgement | {"threshold": max(lowest, min_confidence or 0.0)}
     probabilities = raw(rows)
-    found = [trade(probabilities, rows, percent / 100) for percent in range(1, 100)]
-    for each in found:
-        if each.precision >= target_precision and each.answered > 0:
-            return judgement | {"threshold": each.threshold, "min_scope": None}
+    for threshold in (percent / 100 for percent in range(int(100 * lowest), 100)):
+        found = trade(probabilities, rows, max(threshold, lowest))
+        if found.precision >= target_precision and found.answered > 0:
+            return judgement | {"threshold": found.threshold}
     raise PackageError(
         f"no threshold makes {target_precision:.0%} of the answers right; lower --package.target-precision, or give "
         "--package.min-confidence instead"

@@ -8,7 +8,7 @@ the same bytes on every machine. An engine whose answers fail the gates gives wa
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from askline.config import PackageConfig
 from askline.errors import ArtifactError, PackageError
@@ -85,7 +85,8 @@ def build_package(
     candidates, notes = contents.variants(config, _model_type(source))
     notes += (calibration.warning,) if calibration.warning else ()
     python = config.python or python or own_python()
-    questions = spread(held_out, PROOF_QUESTIONS, seed=0)
+    judgement = judged(scores.judgement, held_out, config.min_confidence, config.target_precision)
+    questions = _asked(spread(held_out, PROOF_QUESTIONS, seed=0), judgement, dataset.unanswerable)
     passed_over: tuple[str, ...] = ()
     for number, variant in enumerate(candidates):
         with store.new("package") as draft:
@@ -97,6 +98,7 @@ def build_package(
                 scores,
                 dataset,
                 calibration,
+                judgement,
                 questions,
                 destination=draft.folder / ARCHIVE,
                 place=place,
@@ -142,6 +144,7 @@ def _pack(
     scores: Scores,
     dataset: DatasetRef,
     calibration: Calibration,
+    judgement: dict[str, Any] | None,
     questions: Sequence[HeldOut],
     *,
     destination: Path,
@@ -173,7 +176,7 @@ def _pack(
                 scores,
                 dataset,
                 calibration,
-                judgement=judged(scores.judgement, questions, config.min_confidence, config.target_precision),
+                judgement=judgement,
                 bare_answers=config.answers == "bare",
                 license_name=license_name,
             )
@@ -190,6 +193,18 @@ def _pack(
     with store.new("package") as unpacked:
         proof = prove(destination, questions, part(progress, 0.45, 0.95), scratch=unpacked.folder)
     return _Packed(destination, members, unpacked_size, proof, proof.agreement(_tokens_of(source)))
+
+
+def _asked(rows: Sequence[HeldOut], judgement: dict[str, Any] | None, unanswerable: str) -> list[HeldOut]:
+    """Return the questions of the proof; what the judgement's threshold declines is expected to be declined."""
+    if judgement is None:
+        return list(rows)
+    return [
+        row._replace(prediction=unanswerable, answer_id=None)
+        if (row.confidence or 0.0) < judgement["threshold"]
+        else row
+        for row in rows
+    ]
 
 
 def _opinion(scores: Scores, place: Workplace) -> Path | None:

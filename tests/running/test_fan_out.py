@@ -25,6 +25,7 @@ from askline.store import ArtifactStore
 from tasks.evaluate.evaluate import evaluate_model
 from tasks.fine_tune.fine_tune import fine_tune
 from tasks.running import on_a_worker, workers
+from tasks.second_opinion.second_opinion import no_second_opinion
 from tasks.t5.decoding import cut_for_workers
 from tasks.workplace import Workplace
 
@@ -256,7 +257,9 @@ def test_a_running_scheduler_gives_the_record_of_one_process(
     def measure() -> Scores:
         ids.append(flow_run.id)
         config = CONFIG.model_copy(update={"scheduler": scheduler})
-        return run_step(steps.evaluate, config, model, dataset, "free", a_run(state, scheduler=scheduler))
+        return run_step(
+            steps.evaluate, config, model, dataset, "free", no_second_opinion(model), a_run(state, scheduler=scheduler)
+        )
 
     scores = measure()
     assert scores.identity() == alone.identity()

@@ -86,9 +86,9 @@ def test_a_missing_prefect_dask_is_said_before_anything_is_done(tmp_path: Path) 
         "from importlib.abc import MetaPathFinder\n"
         "from askline.errors import ConfigError\n"
         "from askline.records import FanOut\n"
-        "from tasks import fan_out\n"
+        "from tasks.running import workers\n"
         "sys.path = [path for path in sys.path if 'site-packages' not in path]\n"
-        "fan_out.require(FanOut())\n"
+        "workers.require(FanOut())\n"
         "try:\n    workers.require(FanOut(workers=2))\n"
         "except ConfigError as error:\n    print(error)\n"
     )

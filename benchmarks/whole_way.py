@@ -76,8 +76,12 @@ def go(source: Path, state_dir: Path) -> Way:
 def ask(url: str, mlkey: str, row: Row) -> str:
     """Return what the API answers; the message of a refusal counts as an answer."""
     query = urllib.parse.urlencode({"MLKey": mlkey, "question": row.question})
+    host = urllib.parse.urlsplit(url).netloc
+    # Not every resolver knows that *.localhost is this machine.
+    here = re.sub(r"^(https?://)[^/:]+\.localhost\b", r"\g<1>127.0.0.1", url)
+    request = urllib.request.Request(f"{here}?{query}", headers={"Host": host})  # noqa: S310 - our own API
     try:
-        with urllib.request.urlopen(f"{url}?{query}", timeout=TIMEOUT_SECONDS) as reply:  # noqa: S310 - our own API
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as reply:  # noqa: S310 - our own API
             return str(json.load(reply).get("answer"))
     except urllib.error.HTTPError as error:
         return f"{error.code} {error.read().decode(errors='replace')[:200]}"

@@ -70,6 +70,7 @@ $(READY): pyproject.toml constraints.txt requirements/run.lock
 	@$(LOCKED) requirements/run.lock
 	@$(INSTALL) --constraint constraints.txt torch
 	@$(INSTALL) --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m tasks.second_opinion.encoder
 	@touch $@
 
 $(DEV): $(READY) requirements/dev.lock

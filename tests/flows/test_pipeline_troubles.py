@@ -17,6 +17,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 #: A network that has learnt little goes on until it may not: most of the time of a short training is its evaluation.
 FEW_TOKENS = ["--training.max-target-tokens", "8"]
+#: The model by itself: the sentence encoder would answer in place of one that has learned nothing.
+ALONE = ["--package.second-opinion", "none"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +37,7 @@ def weak(state_dir, tmp_path_factory):
     write_capitals(file)
     options = ["--dataset.source", str(file), "--dataset.split-by", "wording", "--deploy.mlkey", "weak"]
     options += ["--training.base", "scratch", "--training.max-steps", "2", "--evaluation.min-exact-match", "0.9"]
-    options += FEW_TOKENS
+    options += FEW_TOKENS + ALONE
     done = pipeline(state_dir, *options)
     assert done.returncode == 3, done.stdout + done.stderr
     return options, done.stdout
@@ -76,7 +78,7 @@ def test_own_data_end_to_end(state_dir, tmp_path):
     ]
     options += ["--dataset.split-by", "wording", "--deploy.mlkey", "farben", "--training.base", "scratch"]
     options += ["--training.max-steps", "40", "--training.batch-size", "16", "--evaluation.min-exact-match", "0"]
-    options += FEW_TOKENS
+    options += FEW_TOKENS + ALONE
     done = pipeline(state_dir, *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert newest_report(state_dir).endpoint.name == "serv-hf-endpoint-farben"

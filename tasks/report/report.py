@@ -183,15 +183,21 @@ def summary(report: PipelineReport, *, samples: int = 5) -> str:
 def _scores(scores: Scores) -> str:
     rows = [("this model", scores.test, scores.out_of_scope)]
     rows += [(name, each, scores.out_of_scope_baselines.get(name)) for name, each in scores.baselines.items()]
-    lines = [f"{'':22}{'exact match':>12}{'token F1':>10}{'ROUGE-L':>9}{'out of scope':>14}"]
+    width = max(len(name) for name, _, _ in rows) + 2
+    lines = [f"  {'':{width}}{'exact match':>12}{'token F1':>10}{'ROUGE-L':>9}{'out of scope':>14}"]
     for name, each, out in rows:
         beyond = percent(out.exact_match) if isinstance(out, SplitScores) else "–"
         shares = f"{percent(each.exact_match):>12}{percent(each.token_f1):>10}{percent(each.rouge_l):>9}{beyond:>14}"
-        lines.append(f"  {name:<20}{shares}")
+        lines.append(f"  {name:<{width}}{shares}")
     lines.append(
         f"  on {scores.test.questions:,} unseen questions; training questions {percent(scores.train.exact_match)}, "
         f"wrongly refused {percent(scores.false_abstention)}"
     )
+    if scores.kinds:
+        lines += ["", "  Right, and the 95 % interval:"]
+    for kind, each in scores.kinds.items():
+        interval = f"{percent(each.low)} to {percent(each.high)}"
+        lines.append(f"    {kind:<{width - 2}}{percent(each.right):>12} of {each.questions:,} ({interval})")
     return "\n".join(lines)
 
 

@@ -41,7 +41,8 @@ def run_step(task: Task[P, R], /, *arguments: P.args, **options: P.kwargs) -> R:
         reused = state.name == "Cached"
         if reused and not is_whole(record, run):
             record, reused = task.with_options(refresh_cache=True)(*arguments, **options), False
-        said = words(record) + (" · reused" if reused else "")
+        first, *more = words(record).split("\n")
+        said = "\n".join([first + (" · reused" if reused else ""), *more])
         line.done(said)
         get_run_logger().info("%s: %s", task.name, said)
     return record

@@ -222,7 +222,7 @@ def test_the_hub_s_token_comes_from_a_block_and_never_from_a_parameter(prefect, 
 
 
 @pytest.mark.slow
-def test_both_flows_can_be_deployed_to_a_work_pool(prefect, tmp_path):
+def test_both_flows_can_be_deployed_to_a_work_pool(prefect, cloud_with_prefect, tmp_path):
     command = [sys.executable, "-m", "prefect"]
     environment = {**os.environ, "ASKLINE_HOME": str(REPOSITORY), "PYTHONPATH": str(REPOSITORY)}
     pool = [*command, "work-pool", "create", "askline", "--type", "process", "--overwrite"]
@@ -245,6 +245,7 @@ def test_both_flows_can_be_deployed_to_a_work_pool(prefect, tmp_path):
     ui = str(prefect.base_url).removesuffix("/").removesuffix("/api")
     with chromium.browser(tmp_path / "profile") as browser, browser.page() as page:
         page.look(height=2000)
+        page.log_in_to_prefect(ui, prefect_auth(cloud_with_prefect))
         page.open(f"{ui}/deployments/deployment/{found['full-pipeline']['id']}/run")
         fields = PipelineConfig.model_json_schema()["$defs"]["DatasetConfig"]["properties"]
         page.wait_for_text(" ".join(fields["source"]["description"].split()), seconds=90)

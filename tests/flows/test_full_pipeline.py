@@ -155,8 +155,7 @@ def test_the_run_is_seen_in_the_ui(finished, tmp_path):
     (curve,) = httpx.post(f"{target.prefect_api}/artifacts/filter", json=of_the_run, auth=auth).json()
     with chromium.browser(tmp_path / "profile") as browser, browser.page() as page:
         page.look(height=1400)
-        page.open(f"{ui}/robots.txt")
-        page.value(f"localStorage.setItem('prefect-password', btoa('{':'.join(auth)}'))")  # as its login page does
+        page.log_in_to_prefect(ui, auth)
         page.open(f"{ui}/runs/flow-run/{run}")
         page.wait_for("document.querySelector('canvas')", seconds=90)  # the graph
         page.wait_for_text("sample → biography (local)")

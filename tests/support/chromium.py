@@ -83,6 +83,11 @@ class Page:
         still = {"name": "prefers-reduced-motion", "value": "reduce"}
         self.call("Emulation.setEmulatedMedia", features=[scheme, still])
 
+    def log_in_to_prefect(self, ui: str, auth: tuple[str, str]) -> None:
+        """Keep the server's user and password as the login page of its UI does."""
+        self.open(f"{ui}/robots.txt")
+        self.value(f"localStorage.setItem('prefect-password', btoa({json.dumps(':'.join(auth))}))")
+
     def open(self, url: str) -> None:
         self.call("Page.navigate", url=url)
         self.wait_for("document.readyState === 'complete'")

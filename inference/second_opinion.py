@@ -65,6 +65,7 @@ class SecondOpinion:
             self.questions: list[str] = about["questions"]
             self._prefix = str(about["prefix"])
             weights, bias = layer["weights"].astype(np.float32), layer["bias"]
+            self._mean, self._turn = layer["mean"], layer["turn"].astype(np.float32)
             texts = layer["embeddings"].astype(np.float32) * layer["scales"]
             text_answer, self._text_question = layer["text_answer"], layer["text_question"]
             self.encoder = Encoder(folder, int(about["max_tokens"]), threads=threads)
@@ -95,6 +96,7 @@ class SecondOpinion:
 
     def of_embedding(self, embedding: Any) -> Opinion:
         """Return the opinion on a question by its embedding (width,)."""
+        embedding = spread_out(embedding[None], self._mean, self._turn)[0]
         logits = (self._weights @ embedding + self._bias).astype(np.float64)
         logs = logits - logits.max()
         logs -= np.log(np.exp(logs).sum())
@@ -119,6 +121,12 @@ class SecondOpinion:
             nearest_answer=int(self._text_answer[nearest]) if nearest >= 0 else -1,
             nearest_cosine=float(similar[nearest]) if nearest >= 0 else -1.0,
         )
+
+
+def spread_out(embeddings: Any, mean: Any, turn: Any) -> Any:
+    """Return embeddings (texts, width) without what all texts of the data share, each of length 1 again."""
+    turned = (embeddings - mean) @ turn
+    return turned / np.maximum(np.linalg.norm(turned, axis=-1, keepdims=True), 1e-9)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -29,7 +29,7 @@ class EvaluationConfig(Section):
     metric: Literal["auto", "strict", "squad"] = "auto"
     """What counts as right for gate, champion and calibration: "strict", letter by letter, white space aside, or
     "squad", SQuAD's exact match, which sees no signs. "auto" is strict where the model says known answers."""
-    max_false_abstention: Fraction = 0.03
+    max_false_abstention: Fraction = 0.02
     """Of the questions that an answer is known to, the share that may be declined to decline more of the others; the
     threshold below which nothing is said is chosen by it, where there is a second opinion."""
     min_questions: int = Field(30, ge=1, le=100_000)

@@ -16,8 +16,17 @@ from askline.progress import Progress, part, quiet
 from askline.records import DatasetRef, ModelRef, Scores, SecondOpinionRef, SplitScores
 from inference.judgement import Verdict
 from inference.trie import DECLINING
-from tasks.evaluate.judging import Asked
-from tasks.evaluate.together import AS_WRITTEN, FEW_OUTSIDE, KINDS, Together, by_kind, held_out, judge_together, without
+from tasks.evaluate.judging import FEW_OUTSIDE, Asked
+from tasks.evaluate.together import (
+    AS_WRITTEN,
+    KINDS,
+    Together,
+    by_kind,
+    held_out,
+    judge_together,
+    without,
+    wordings_of,
+)
 from tasks.qa.answers import KEPT, Known, Trie, answer_id, known_of
 from tasks.qa.predictions import write_predictions
 from tasks.qa.rows import Row, read_rows
@@ -142,7 +151,7 @@ def evaluate_model(
     together = None
     if known is not None and second is not None and second.sha256 is not None:
         progress(0.9, "the second opinion")
-        together, alone = _second_opinion(config, second, known, test, outside, answered, asked, ask, place)
+        together, alone = _second_opinion(config, second, known, test, outside, answered, train, ask, place)
         rivals |= alone
         said["test"] = [known.text(_index(verdict)) for verdict in together.fitted_elsewhere[: len(test)]]
         said["out_of_scope"] = [known.text(_index(verdict)) for verdict in together.fitted_elsewhere[len(test) :]]
@@ -225,11 +234,15 @@ def _second_opinion(
             Asked(question, None, "everyday", posterior, opinion, question)
             for question, posterior, opinion in zip(questions, posteriors, encoder.opinion(questions), strict=True)
         ]
-    together = judge_together(asked, pool, max_false_abstention=config.max_false_abstention)
+    fit: dict[str, Any] = {
+        "max_false_abstention": config.max_false_abstention,
+        "wordings": wordings_of(train),
+    }
+    together = judge_together(asked, pool, **fit)
     alone = {}
     for name, left_out in (("model alone", "opinion"), ("encoder alone", "posterior")):
         own, own_pool = without(asked, left_out), without(pool, left_out)
-        judged = judge_together(own, own_pool, max_false_abstention=config.max_false_abstention)
+        judged = judge_together(own, own_pool, **fit)
         alone[name] = [known.text(_index(verdict)) for verdict in judged.fitted_elsewhere]
     alone["encoder's nearest question"] = [known.text(each.nearest_answer) for each in opinions]
     return together, alone

@@ -3,6 +3,10 @@
 All three are fitted on held-out questions, which neither the model nor the linear layer has seen, towards defaults that
 hold over many data sets (``docs/second-opinion.md``): a few questions move them a little, hundreds as far as they say.
 What is reported is cross-fitted: every question is judged by a fit on other facts.
+
+A question that was made by rule stays near the one it was made from, which the model knows by heart: how the two
+opinions do on a person's other words it cannot say. Weights, the confidence and the floors are therefore learnt from
+real wordings, and the model is listened to by default only so far as it was shown several of a fact.
 """
 
 import hashlib
@@ -26,6 +30,13 @@ SCOPED: Mapping[str, tuple[float, Mapping[str, float]]] = {
     "posterior": (0.0, {"declines": -0.4, "mass": 0.5}),
     "opinion": (0.0, {"some": 1.0, "cosine": 0.0, "opinion": 0.0}),
 }
+#: The same where the data has hardly a question out of scope of its own: the layer's "none of these" then knows
+#: everyday questions alone, and takes much for one of them that is only worded otherwise.
+SCOPED_BY_EVERYDAY: Mapping[str, tuple[float, Mapping[str, float]]] = {
+    "both": (-0.4, {"some": 1.0, "cosine": 6.0, "lead": 0.5, "declines": 0.0, "mass": 0.2, "opinion": 0.0}),
+    "posterior": SCOPED["posterior"],
+    "opinion": (-0.4, {"some": 1.0, "cosine": 6.0, "lead": 0.5, "opinion": 0.0}),
+}
 RIGHTED: Mapping[str, tuple[float, Mapping[str, float]]] = {
     "both": (0.0, {"lead": 0.5, "posterior": 0.1, "opinion": 0.1, "agree": 0.5}),
     "posterior": (0.0, {"lead": 0.5, "posterior": 0.2}),
@@ -48,13 +59,18 @@ PULL = 4.0
 MADE_WEIGHT = 0.25
 #: Questions of the pool count so much together as they would if they were this share of the questions in scope.
 EVERYDAY_SHARE = 0.3
+#: With so few wordings of a fact the model hardly knows more than those (17 % of new wordings with one, 46 % with
+#: three, where the encoder is right on 75 and 92 %); with so many it knows the fact about as well as the encoder does.
+FEW_WORDINGS, MANY_WORDINGS = 3.0, 9.0
+#: Of fewer held-out questions out of scope, everyday questions stand in for what is fitted.
+FEW_OUTSIDE = 20
 FOLDS = 5
 #: The floors that are tried.
 FLOORS = np.arange(0, 100, 2) / 100
 #: Answers of a question that its weights are fitted on: the likeliest ones, and the right one.
 CANDIDATES = 32
-#: The floors where nothing can be measured: what is said is then rather right than wrong.
-MIN_SCOPE, THRESHOLD = 0.5, 0.4
+#: The floors where nothing can be measured; ``docs/second-opinion.md`` has the curve.
+MIN_SCOPE, THRESHOLD = 0.5, 0.3
 DECIMALS = 4
 
 Kind = Literal["wording", "made", "out_of_scope", "everyday", "near_miss"]
@@ -100,32 +116,72 @@ def what_there_is(asked: Sequence[Asked]) -> str:
     return "posterior" if first.posterior is not None else "opinion"
 
 
-def default_parameters(there: str) -> dict[str, Any]:
+class Defaults(NamedTuple):
+    """What holds without any held-out question, and what a fit is pulled to."""
+
+    weights: Mapping[str, float]
+    scope: tuple[float, Mapping[str, float]]
+    right: tuple[float, Mapping[str, float]]
+
+
+def defaults(there: str, wordings: float = MANY_WORDINGS, *, own_outside: bool = True) -> Defaults:
+    """Return the defaults for what there is to judge by, and for so many training questions of a fact.
+
+    With both opinions they lie between the encoder's own and those of both, by how far the model was shown more
+    than :data:`FEW_WORDINGS` of a fact: with those it is not listened to.
+    """
+    scoped = SCOPED if own_outside else SCOPED_BY_EVERYDAY
+    if there != "both":
+        return Defaults(WEIGHTS[there], scoped[there], RIGHTED[there])
+    heard = min(max((wordings - FEW_WORDINGS) / (MANY_WORDINGS - FEW_WORDINGS), 0.0), 1.0)
+
+    def between(alone: Mapping[str, float], both: Mapping[str, float]) -> dict[str, float]:
+        return {name: (1 - heard) * alone.get(name, 0.0) + heard * value for name, value in both.items()}
+
+    weights = between(WEIGHTS["opinion"], WEIGHTS["both"])
+    scope, right = (
+        ((1 - heard) * part["opinion"][0] + heard * part["both"][0], between(part["opinion"][1], part["both"][1]))
+        for part in (scoped, RIGHTED)
+    )
+    return Defaults(weights, scope, right)
+
+
+def default_parameters(there: str, wordings: float = MANY_WORDINGS, *, own_outside: bool = True) -> dict[str, Any]:
     """Return the judgement that holds without any held-out question."""
-    parts = {"scope": SCOPED[there], "right": RIGHTED[there]}
+    weights, scope, right = defaults(there, wordings, own_outside=own_outside)
     settings = {
         name: {"intercept": intercept, "coefficients": dict(coefficients)}
-        for name, (intercept, coefficients) in parts.items()
+        for name, (intercept, coefficients) in {"scope": scope, "right": right}.items()
     }
-    return {"weights": dict(WEIGHTS[there]), **settings, "min_scope": MIN_SCOPE, "threshold": THRESHOLD}
+    return {"weights": dict(weights), **settings, "min_scope": MIN_SCOPE, "threshold": THRESHOLD}
 
 
-def fit_judgement(asked: Sequence[Asked], *, max_false_abstention: float) -> dict[str, Any]:
+def fit_judgement(
+    asked: Sequence[Asked], *, max_false_abstention: float, wordings: float = MANY_WORDINGS
+) -> dict[str, Any]:
     """Fit weights, confidence and threshold; the threshold goes by cross-fitted confidences.
 
     The same questions give the same numbers on every machine, up to their last digit.
+
+    Parameters
+    ----------
+    wordings
+        Training questions of a fact, in the mean.
     """
-    parameters = _fitted(asked)
-    chosen = choose_floors(asked, cross_fitted(asked), max_false_abstention=max_false_abstention)
+    parameters = _fitted(asked, wordings, _has_own_outside(asked))
+    chosen = choose_floors(asked, cross_fitted(asked, wordings), max_false_abstention=max_false_abstention)
     return parameters | {"min_scope": chosen.min_scope, "threshold": chosen.threshold}
 
 
-def cross_fitted(asked: Sequence[Asked]) -> list[Verdict]:
+def cross_fitted(asked: Sequence[Asked], wordings: float = MANY_WORDINGS) -> list[Verdict]:
     """Judge every question by a fit on the questions of other facts; nothing is declined."""
+    own_outside = _has_own_outside(asked)
     folds = np.array([_fold(each.fact or each.question) for each in asked])
     verdicts: list[Verdict | None] = [None] * len(asked)
     for fold in range(FOLDS):
-        parameters = _fitted([each for each, own in zip(asked, folds, strict=True) if own != fold] or list(asked))
+        parameters = _fitted(
+            [each for each, own in zip(asked, folds, strict=True) if own != fold] or asked, wordings, own_outside
+        )
         parameters |= {"threshold": None, "min_scope": None}
         for place in map(int, np.flatnonzero(folds == fold)):
             verdicts[place] = judge(asked[place].posterior, asked[place].opinion, parameters)
@@ -137,7 +193,11 @@ def choose_floors(asked: Sequence[Asked], verdicts: Sequence[Verdict], *, max_fa
 
     Best: the most right answers in scope, less the wrong ones, and the most questions out of scope that are declined;
     both kinds count the same, however many there are of each. Of floors that do the same the lower ones are taken.
+    A share of 3 % cannot be measured on fewer than 34 questions: where there are fewer real ones in scope than one in
+    that share, the default floors hold.
     """
+    if _real(asked) * max(max_false_abstention, 0.01) < 1 and what_there_is(asked) != "posterior":
+        return outcome(asked, verdicts, THRESHOLD, MIN_SCOPE)
     found = [
         Choice(float(scope), float(threshold), *shares)
         for scope in FLOORS
@@ -182,30 +242,43 @@ def _shares(
     ]
 
 
-def _fitted(asked: Sequence[Asked]) -> dict[str, Any]:
-    """Return weights and confidence; without a question in scope, the defaults."""
+def _real(asked: Sequence[Asked]) -> int:
+    """Count the questions in scope that a person worded."""
+    return sum(each.right is not None and each.kind != "made" for each in asked)
+
+
+def _has_own_outside(asked: Sequence[Asked]) -> bool:
+    return sum(each.kind == "out_of_scope" for each in asked) >= FEW_OUTSIDE
+
+
+def _fitted(asked: Sequence[Asked], wordings: float, own_outside: bool) -> dict[str, Any]:
+    """Return weights and confidence; without a question in scope that a person worded, those are the defaults."""
     there = what_there_is(asked)
-    parameters = default_parameters(there)
+    parameters = default_parameters(there, wordings, own_outside=own_outside)
+    own = defaults(there, wordings, own_outside=own_outside)
     inside = [each for each in asked if each.right is not None]
-    if not inside:
+    made_alone = _real(asked) == 0 and there != "posterior"
+    if not inside or (made_alone and not own_outside):
         return parameters
-    parameters["weights"] = _fit_weights(inside, there)
+    if not made_alone:
+        parameters["weights"] = _fit_weights(inside, own.weights)
     found, hits = _described(asked, parameters["weights"])
     is_inside = np.array([each.right is not None for each in asked])
     if not is_inside.all():  # without a question out of scope nothing says what one looks like
-        parameters["scope"] = _fit_logistic(found, is_inside, _weights(asked), SCOPED[there])
-    here = np.flatnonzero(is_inside)
-    parameters["right"] = _fit_logistic([found[n] for n in here], hits[here], _weights(inside), RIGHTED[there])
+        parameters["scope"] = _fit_logistic(found, is_inside, _weights(asked), own.scope)
+    if not made_alone:
+        here = np.flatnonzero(is_inside)
+        parameters["right"] = _fit_logistic([found[n] for n in here], hits[here], _weights(inside), own.right)
     return parameters
 
 
-def _fit_weights(inside: Sequence[Asked], there: str) -> dict[str, float]:
+def _fit_weights(inside: Sequence[Asked], default: Mapping[str, float]) -> dict[str, float]:
     """Fit the pool's weights: the likelihood of the right answers, pulled to the defaults."""
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-    names = [name for name, value in WEIGHTS[there].items() if value > 0]
-    start = np.array([WEIGHTS[there][name] for name in names])
-    parts, rights = _candidates(inside, names, WEIGHTS[there])
+    names = [name for name, value in default.items() if value > 0]
+    start = np.array([default[name] for name in names])
+    parts, rights = _candidates(inside, names, default)
     weight, number = _weights(inside), np.arange(len(inside))
 
     def loss(logs: Any) -> tuple[float, Any]:
@@ -220,7 +293,7 @@ def _fit_weights(inside: Sequence[Asked], there: str) -> dict[str, float]:
 
     best = minimize(loss, np.zeros(len(names)), jac=True, method="L-BFGS-B", bounds=[(-2.0, 2.0)] * len(names)).x
     fitted = dict(zip(names, (round(float(value), DECIMALS) for value in start * np.exp(best)), strict=True))
-    return {name: fitted.get(name, 0.0) for name in WEIGHTS[there]}
+    return {name: fitted.get(name, 0.0) for name in default}
 
 
 def _candidates(inside: Sequence[Asked], names: Sequence[str], weights: Mapping[str, float]) -> tuple[Any, Any]:

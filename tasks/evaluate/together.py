@@ -9,8 +9,6 @@ from inference.judgement import Verdict, judge
 from tasks.evaluate.judging import Asked, choose_floors, cross_fitted, fit_judgement
 from tasks.qa.rows import Row
 
-#: Of fewer held-out questions out of scope, everyday questions stand in for what is fitted.
-FEW_OUTSIDE = 20
 #: How many held-out questions of each kind stand for what kind, in the report's words.
 KINDS = {"wording": "held-out wordings", "made": "in other words", "out_of_scope": "out of scope"}
 AS_WRITTEN = "as written"
@@ -44,11 +42,19 @@ def held_out(
     ]
 
 
-def judge_together(asked: Sequence[Asked], everyday: Sequence[Asked], *, max_false_abstention: float) -> Together:
+def wordings_of(train: Sequence[Row]) -> float:
+    """Return how many training questions a known answer has in the mean, those made by rule aside."""
+    pairs = {(row.question, row.answer.strip()) for row in train if row.in_scope and row.made_by is None}
+    return len(pairs) / max(len({answer for _, answer in pairs}), 1)
+
+
+def judge_together(
+    asked: Sequence[Asked], everyday: Sequence[Asked], *, max_false_abstention: float, wordings: float
+) -> Together:
     """Fit the judgement on the held-out questions, and judge them by it and by fits on other facts."""
     every = [*asked, *everyday]
-    parameters = fit_judgement(every, max_false_abstention=max_false_abstention)
-    elsewhere = cross_fitted(every)
+    parameters = fit_judgement(every, max_false_abstention=max_false_abstention, wordings=wordings)
+    elsewhere = cross_fitted(every, wordings)
     floors = choose_floors(every, elsewhere, max_false_abstention=max_false_abstention)
     return Together(
         parameters,

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inference.second_opinion import LAYER
+from inference.second_opinion import LAYER, spread_out
 from tasks.qa.rows import Row
 
 #: Inverse strength of the penalty on the weights.
 PENALTY_C = 10.0
+#: How far the whitening goes: the variance that is added in every direction, in units of the mean one.
+SHRINKAGE = 3.0
 #: With more answers than this a classifier over all of them takes minutes and gigabytes; see :func:`_by_means`.
 MAX_CLASSES = 2000
 #: What one step of cosine is worth in the logits where the classes' means stand in for a fitted layer.
@@ -55,7 +57,11 @@ class Layer(NamedTuple):
     """(classes,)"""
     texts: list[Text]
     embeddings: Any
-    """(texts, width)"""
+    """(texts, width), spread out."""
+    mean: Any
+    """(width,); see :func:`inference.second_opinion.spread_out`."""
+    turn: Any
+    """(width, width)"""
 
 
 def sentences(answer: str) -> list[str]:
@@ -77,6 +83,16 @@ def texts_for(train: Sequence[Row], answers: Sequence[str], few: int) -> list[Te
     return found
 
 
+def _with_answers(learnt: Sequence[Text], answers: Sequence[str]) -> list[Text]:
+    """Return the questions of answers with at most :data:`FEW_FOR_LAYER` of them, each with its answer after it.
+
+    What the answer says often tells a question in other words from another fact's.
+    """
+    count = Counter(text.answer for text in learnt if text.is_question)
+    few = (text for text in learnt if text.is_question and count[text.answer] <= FEW_FOR_LAYER)
+    return [Text(f"{text.text} {answers[text.answer]}", text.answer, False) for text in few]
+
+
 def fit_layer(
     train: Sequence[Row], answer_ids: Sequence[str], answers: Sequence[str], none: Sequence[str], embed: Embed
 ) -> Layer:
@@ -93,14 +109,35 @@ def fit_layer(
     """
     nearest = _spread(texts_for(train, answers, FEW_FOR_NEAREST), MAX_TEXTS)
     learnt = texts_for(train, answers, FEW_FOR_LAYER)
+    learnt += _with_answers(learnt, answers)
     outside = list(dict.fromkeys([*(row.question for row in train if not row.in_scope), *none]))
     unique = list(dict.fromkeys([*(text.text for text in nearest + learnt), *outside]))
-    rows = dict(zip(unique, embed(unique), strict=True))
+    plain = embed(unique)
+    mean, turn = _spreading(plain)
+    rows = dict(zip(unique, spread_out(plain, mean, turn), strict=True))
     inputs = np.stack([rows[text] for text in [*(text.text for text in learnt), *outside]])
     classes = np.array([text.answer for text in learnt] + [len(answers)] * len(outside))
     fit = _logistic if len(answers) <= MAX_CLASSES else _by_means
     weights, bias = fit(inputs, classes, len(answers) + 1)
-    return Layer(list(answer_ids), weights, bias, nearest, np.stack([rows[text.text] for text in nearest]))
+    embeddings = np.stack([rows[text.text] for text in nearest])
+    return Layer(list(answer_ids), weights, bias, nearest, embeddings, mean, turn)
+
+
+def _spreading(embeddings: Any) -> tuple[Any, Any]:
+    """Return the mean (width,) and the matrix (width, width) that take out what all texts of the data share.
+
+    In a file about one subject every text names it, and the embeddings differ by little else. Their covariance, with
+    :data:`SHRINKAGE` of its mean variance added, is whitened (zero-phase, Kessy, Lewin and Strimmer 2018): what only a
+    few texts say counts for more.
+    """
+    mean = embeddings.mean(axis=0)
+    width = embeddings.shape[1]
+    covariance = np.atleast_2d(np.cov(embeddings.T.astype(np.float64))) if len(embeddings) > 1 else np.eye(width)
+    variance = max(float(np.trace(covariance)) / width, 1e-9)
+    values, vectors = np.linalg.eigh(covariance / variance + SHRINKAGE * np.eye(width))
+    turn = (vectors / np.sqrt(values)) @ vectors.T
+    # As they are kept, so that the layer is fitted on what the container computes.
+    return mean.astype(np.float32), turn.astype(np.float16).astype(np.float32)
 
 
 def _logistic(inputs: Any, classes: Any, count: int) -> tuple[Any, Any]:
@@ -161,6 +198,8 @@ def write_layer(layer: Layer, folder: Path, *, prefix: str, max_tokens: int) -> 
         "bias": layer.bias.astype(np.float32),
         "embeddings": np.rint(layer.embeddings / scales).astype(np.int8),
         "scales": scales,
+        "mean": layer.mean.astype(np.float32),
+        "turn": layer.turn.astype(np.float16),
         "text_answer": np.array([text.answer for text in layer.texts], np.int32),
         "text_question": np.array(numbers, np.int32),
     }

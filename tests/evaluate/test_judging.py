@@ -124,4 +124,37 @@ def test_the_same_questions_give_the_same_judgement() -> None:
 
 def test_without_a_question_out_of_scope_what_one_looks_like_is_the_defaults() -> None:
     asked = questions(60, model=0.8, encoder=0.9, outside=0.0)
-    assert fit_judgement(asked, max_false_abstention=0.03)["scope"] == default_parameters("both")["scope"]
+    parameters = fit_judgement(asked, max_false_abstention=0.03)
+    assert parameters["scope"] == default_parameters("both", own_outside=False)["scope"]
+
+
+def test_shown_one_wording_of_a_fact_the_model_is_not_listened_to() -> None:
+    asked = questions(40, model=1.0, encoder=0.5, outside=0.0)
+    made = [each._replace(kind="made") for each in asked]  # near what the model knows by heart
+    parameters = fit_judgement(made, max_false_abstention=0.03, wordings=1.0)
+    assert parameters["weights"]["posterior"] == 0.0
+    alone = default_parameters("opinion", own_outside=False)
+    assert parameters["weights"] == alone["weights"]
+    for each in made:
+        together, encoder = judge(each.posterior, each.opinion, parameters), judge(None, each.opinion, alone)
+        assert (together.best, together.answer) == (encoder.best, encoder.answer)
+
+
+def test_the_more_wordings_the_model_was_shown_the_more_it_is_listened_to() -> None:
+    shown = [default_parameters("both", wordings)["weights"]["posterior"] for wordings in (1, 3, 5, 9, 50)]
+    assert shown[0] == shown[1] == 0.0 < shown[2] < shown[3] == shown[4]
+
+
+def test_questions_made_by_rule_raise_no_floor() -> None:
+    asked = questions(400, model=0.8, encoder=0.95)
+    made = [each._replace(kind="made") if each.right is not None else each for each in asked]
+    parameters = fit_judgement(made, max_false_abstention=0.02, wordings=1.0)
+    standard = default_parameters("both", 1.0)
+    assert (parameters["min_scope"], parameters["threshold"]) == (standard["min_scope"], standard["threshold"])
+
+
+def test_too_few_questions_to_measure_the_allowed_share_leave_the_floors_as_they_are() -> None:
+    asked = questions(30, model=0.8, encoder=0.9, outside=0.1)
+    parameters = fit_judgement(asked, max_false_abstention=0.02)
+    standard = default_parameters("both")
+    assert (parameters["min_scope"], parameters["threshold"]) == (standard["min_scope"], standard["threshold"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.tiny_encoder import tiny_encoder
 
-from inference.second_opinion import LAYER, TOKENIZER, SecondOpinion
+from inference.second_opinion import LAYER, TOKENIZER, SecondOpinion, spread_out
 from tasks.qa.rows import Row
 from tasks.second_opinion.bert_graph import write_bert
 from tasks.second_opinion.everyday import everyday
@@ -155,3 +155,24 @@ def test_a_question_that_the_data_asks_is_not_everyday() -> None:
     pool = everyday()
     known = pool.fitting[0]
     assert known not in everyday([known.upper() + "!"]).fitting
+
+
+def test_what_all_texts_share_does_not_tell_answers_apart() -> None:
+    rng = np.random.default_rng(0)
+    subject = np.full(16, 0.25)
+    own = rng.normal(size=(40, 16)) * 0.1
+    texts = subject + own
+    texts /= np.linalg.norm(texts, axis=1, keepdims=True)
+    layer = fit_layer(
+        [Row(f"{n}", f"answer {n}", None, True) for n in range(39)],
+        [f"{n}" for n in range(39)],
+        [f"answer {n}" for n in range(39)],
+        ["39"],
+        lambda asked: np.stack([texts[int(text.split()[0])] for text in asked]).astype(np.float32),
+    )
+    others = ~np.eye(40, dtype=bool)
+    before = texts @ texts.T
+    spread = spread_out(texts, layer.mean, layer.turn)
+    assert before[others].mean() > 0.7
+    assert abs((spread @ spread.T)[others].mean()) < 0.1
+    np.testing.assert_allclose(np.linalg.norm(spread, axis=1), 1.0, rtol=1e-6)

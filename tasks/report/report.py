@@ -195,9 +195,9 @@ def _scores(scores: Scores) -> str:
     )
     if scores.kinds:
         lines += ["", "  Right, and the 95 % interval:"]
-    for kind, each in scores.kinds.items():
-        interval = f"{percent(each.low)} to {percent(each.high)}"
-        lines.append(f"    {kind:<{width - 2}}{percent(each.right):>12} of {each.questions:,} ({interval})")
+    for kind, share in scores.kinds.items():
+        interval = f"{percent(share.low)} to {percent(share.high)}"
+        lines.append(f"    {kind:<{width - 2}}{percent(share.right):>12} of {share.questions:,} ({interval})")
     return "\n".join(lines)
 
 

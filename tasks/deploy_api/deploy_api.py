@@ -18,6 +18,7 @@ from askline.clients import aws_client
 from askline.config import ApiConfig
 from askline.errors import CloudError, DeployError
 from askline.records import ApiRef, Target
+from tasks.aws.errors import explained
 from tasks.deploy_api import cloudformation, lambda_zip, standing
 from tasks.deploy_api.call import call_api
 from tasks.deploy_api.stack import (
@@ -84,7 +85,9 @@ def deploy_api(
         config, bucket=bucket, key=key, auth=auth, access_log=access_log, mlkey=mlkey, target=target
     )
     client = aws_client(target, "cloudformation")
-    agreed = standing.agree(config, wanted, standing_options(config, target))
+    with explained(f"look at the stack {config.stack_name}"):
+        before = standing_options(config, target)
+    agreed = standing.agree(config, wanted, before)
     standing.require_leave(config, agreed)
     for change in agreed.changes:
         _log.warning("the API that all MLKeys share changes: %s", change)

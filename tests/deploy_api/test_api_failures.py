@@ -22,7 +22,7 @@ import pytest
 from conftest import REPOSITORY, local_cloud
 from support.sagemaker import HOLD
 
-from askline.clients import aws_client
+from askline.clients import LOCAL_KEY_VARIABLES, LocalKeys, aws_client
 from askline.records import ApiRef, Target
 from benchmarks.plain_endpoint import Bench, archive
 from local_cloud import control, keys, processes
@@ -271,7 +271,9 @@ def sleepy(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
     command = [sys.executable, "-m", "local_cloud.sagemaker", "--port", str(port), "--state", str(folder / "state")]
     command += ["--s3", aws, "--iam", aws, "--idle-seconds", "2", "--cold-seconds", "1"]
     with (folder / "log").open("wb") as log:
-        environment = {**os.environ, **keys.exports(cloud.target)}
+        own = LocalKeys.of(cloud.target)
+        environment = {**os.environ, **dict(zip(LOCAL_KEY_VARIABLES, own[:2], strict=True))}
+        environment |= keys.exports(cloud.target)
         process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
     try:
         wait_for(lambda: is_healthy("sagemaker", port))

@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 from conftest import REPOSITORY, local_cloud, running_cloud
+from support.shared import state_of
 
 from askline.clients import aws_client
 from askline.errors import LocalCloudError
@@ -548,10 +549,8 @@ def test_interrupting_up_leaves_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_all_parts_listen_on_loopback_only(
-    cloud_with_prefect: Target, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    state_dir = next(tmp_path_factory.getbasetemp().glob("cloud-with-prefect*"))
+def test_all_parts_listen_on_loopback_only(cloud_with_prefect: Target) -> None:
+    state_dir = state_of("cloud-with-prefect")
     deploy_hello(cloud_with_prefect)
     assert hello(cloud_with_prefect) == "hello"
     listening = [

@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
-from askline.errors import ArtifactError
+from askline.errors import ArtifactError, TrainingError
 from askline.records import ModelRef
 from askline.store import ArtifactStore
 from tasks.workplace import Workplace
@@ -48,8 +48,19 @@ class Turn:
 
 @contextlib.contextmanager
 def turn(folder: Path, *, place: Workplace) -> Iterator[Turn]:
-    """Hold the lock of a checkpoint folder; wait, and say so, while another process does."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    """Hold the lock of a checkpoint folder; wait, and say so, while another process does.
+
+    Raises
+    ------
+    TrainingError
+        If the folder cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write to {folder}: {error.strerror}. Choose another folder with --state-dir"
+        ) from error
     lock = FileLock(folder.with_name(f"{folder.name}.lock"))
     waited, began = False, time.monotonic()
     while True:

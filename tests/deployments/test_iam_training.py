@@ -306,7 +306,7 @@ def test_preflight_names_what_is_missing_for_training_and_sharing(place: Place) 
     ask = {"Effect": "Allow", "Action": "iam:SimulatePrincipalPolicy", "Resource": "*"}
     document = json.dumps({"Version": "2012-10-17", "Statement": [ask]})
     place.deployer.iam.put_user_policy(UserName=place.scope.user, PolicyName="ask", PolicyDocument=document)
-    plan: Any = SimpleNamespace(role_arn=place.scope.role)  # all that is read of it
+    plan: Any = SimpleNamespace(serving=SimpleNamespace(role_arn=place.scope.role))  # all that is read of it
     asked = ("TrainJob", "TrainPassRole", "ShareList", "ShareObjects")
 
     def missing() -> set[str]:

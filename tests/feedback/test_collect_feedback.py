@@ -19,6 +19,7 @@ from askline.store import ArtifactStore
 from flows import collect_feedback as program
 from lambda_handler.feedback import Feedback
 from lambda_handler.question_log import Asked, Redaction, S3QuestionLog
+from local_cloud.keys import exports
 from tasks.feedback.collect import Collected, collect_feedback, find_log
 from tasks.fetch_dataset.fetch_dataset import fetch_dataset, resolve_source
 from tasks.workplace import Workplace
@@ -311,7 +312,8 @@ def test_the_rows_go_into_the_next_training(history: History, cloud: Target, tmp
 @pytest.fixture
 def at_the_cloud(cloud: Target, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """The program with AWS's own way of naming another address: what it does here it does on AWS."""
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", cloud.endpoints["s3"])
+    for name, value in exports(cloud).items():
+        monkeypatch.setenv(name, value)
     role = "arn:aws:iam::123456789012:role/x"
 
     def run(*arguments: str) -> int:

@@ -404,7 +404,7 @@ def test_paths_that_would_leave_the_repository_are_refused(hub, repo):
 
 
 def test_only_loopback_names_are_answered(hub):
-    assert raw(hub, "GET", "/", headers={"Host": "evil.example"})[0] == 400
+    assert raw(hub, "GET", "/", headers={"Host": "evil.example"})[0] == 421
     assert raw(hub, "GET", "/", headers={"Host": f"localhost:{hub.port}"})[0] == 200
 
 

@@ -121,7 +121,7 @@ fine_tune(TrainingConfig.model_validate_json(given["config"]), DatasetRef.model_
     bucket, _, prefix = code.removeprefix("s3://").partition("/")
     keys = [found["Key"] for found in s3.list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
     assert {key.removeprefix(prefix + "/").partition("/")[0] for key in keys} == {
-        *("askline", "tasks", "train.py", "job.json")
+        *("askline", "inference", "tasks", "train.py", "job.json")
     }
 
 

@@ -16,6 +16,7 @@ from askline.errors import ArtifactError, StepTimeoutError
 from askline.records import DatasetRef, Run, SourceRef, Target
 from askline.shared_artifacts import SharedArtifacts
 from askline.store import ArtifactStore
+from local_cloud.keys import exports
 from tasks.running.remembering import ONCE_A_RUN, cached_on
 from tasks.running.retries import RETRIES
 from tasks.running.run_step import run_step
@@ -169,7 +170,8 @@ def test_checkpoints_go_to_s3_and_come_back(cloud, tmp_path, monkeypatch):
 
     s3 = aws_client(cloud, "s3")
     s3.create_bucket(Bucket="checkpoints-1")
-    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", cloud.endpoints["s3"])
+    for name, value in exports(cloud).items():
+        monkeypatch.setenv(name, value)
     store = CheckpointStore("s3://checkpoints-1/of/a-run")
     assert store.restore_remote(tmp_path / "there") is None
     for step in (1, 2, 3):

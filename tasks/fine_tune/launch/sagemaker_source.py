@@ -50,7 +50,8 @@ def write_source(job: TrainingJob, folder: Path, *, install: bool) -> None:
             shutil.copyfile(source, copy)
     (folder / JOB).write_text(job.model_dump_json(indent=1), encoding="utf-8")
     if install:
-        missing = {name.partition(".")[0] for name in finder.badmodules}
+        # A name that one of our packages exports is looked for as a module of it, and is none.
+        missing = {name.partition(".")[0] for name in finder.badmodules} - set(_OURS)
         lines = [f"{name}=={version}\n" for name, version in sorted(_libraries(missing).items())]
         (folder / REQUIREMENTS).write_text("".join(lines), encoding="utf-8")
 

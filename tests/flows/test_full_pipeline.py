@@ -251,7 +251,9 @@ def test_served_on_a_schedule_and_its_failed_deployment_retried_from_the_ui(fini
         # Schedules are worked off by the server in the background.
         upcoming = wait_for(lambda: prefect.post("/flow_runs/filter", json=mine).json(), "scheduled runs")
         assert {run["state"]["type"] for run in upcoming} == {"SCHEDULED"}
-        run = prefect.post(f"/deployments/{deployment['id']}/create_flow_run", json={}).json()["id"]
+        started = f"/deployments/{deployment['id']}/create_flow_run"
+        # As Prefect's own client does: a server whose database is busy for the moment is asked again.
+        run = wait_for(lambda: prefect.post(started, json={}).json().get("id"), "a run")
 
         def ended():
             state = prefect.get(f"/flow_runs/{run}").json()["state"]

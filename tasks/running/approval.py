@@ -31,6 +31,8 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run)
     ------
     RuntimeError
         If it is not called in a flow run.
+    RunEnded
+        If the run ended on the server meanwhile, or another process has it.
     """
     if gate.comparison is not None and gate.comparison.verdict == "same model":
         return gate
@@ -41,7 +43,7 @@ def ask_a_person(config: EvaluationConfig, gate: Gate, scores: Scores, run: Run)
         if run.target.prefect_ui:
             say(f"  … waiting for a yes or no: {run.target.prefect_ui}/runs/flow-run/{run.run_id} (Resume)")
         approval = _wait(f"{markdown.gate(gate)}\n\n{markdown.scores(scores)}", timedelta(hours=config.approval_hours))
-        fence.begin()  # going on after a pause counts as another beginning
+        fence.require_own("publishing")
         line.done(
             ("approved" if approval.approved else "not approved") + (f": {approval.note}" if approval.note else "")
         )
@@ -79,6 +81,7 @@ def _wait(shown: str, patience: timedelta) -> Approval:
         given = run_coro_as_sync(ask())
     except TimeoutError:
         given = _go_on(form, key)
+    fence.go_on(key)
     if given is None:
         waited = timedelta(seconds=round(time.monotonic() - started))
         return Approval(approved=False, note=f"nobody answered within {waited}")
@@ -86,7 +89,10 @@ def _wait(shown: str, patience: timedelta) -> Approval:
 
 
 def _go_on(form: Any, key: str) -> Any:
-    """Take the run out of its pause; return the answer that came after the last look, or None."""
+    """Take the run out of its pause; return the answer that came after the last look, or None.
+
+    A run that ended on the server while it was paused (its process stood still) is not brought back to life.
+    """
     from prefect.client.orchestration import get_client
     from prefect.input import keyset_from_paused_state
     from prefect.runtime import flow_run
@@ -96,5 +102,6 @@ def _go_on(form: Any, key: str) -> Any:
         state = client.read_flow_run(flow_run.id).state
         if state is not None and state.is_running():
             return form.load(keyset_from_paused_state(Paused(pause_key=key)))
-        client.set_flow_run_state(flow_run.id, Running(), force=True)
+        if state is not None and state.is_paused():
+            client.set_flow_run_state(flow_run.id, Running(), force=True)
     return None

@@ -14,24 +14,37 @@ from prefect.runtime import flow_run
 #: the run. What they bring back is what the registry names.
 UNDOES = ("restore",)
 
-#: How often this process's runs have begun (``run_count``), by their id: a run that somebody else took has begun anew.
-_begun: dict[str, int] = {}
+#: How often a run had begun when it went on after a pause, by its id and by how often it had begun when Prefect's
+#: engine began it: the engine does not learn that the server counts a resumed run as begun again.
+_resumed: dict[tuple[str, int], int] = {}
 
 
 class RunEnded(Abort):
     """The run has ended on the server, or another process has it."""
 
 
-def begin() -> None:
-    """Remember how often this run has begun; call it at its start, and when it goes on after a pause."""
-    if flow_run.id is None:
-        return
+def go_on(pause: str) -> None:
+    """Count it as this process's own that the run goes on after its pause, unless it ended in between.
+
+    Parameters
+    ----------
+    pause
+        The pause's key.
+    """
     with get_client(sync_client=True) as client:
-        _begun[flow_run.id] = client.read_flow_run(flow_run.id).run_count
+        run = client.read_flow_run(flow_run.id)
+        states = sorted(client.read_flow_run_states(flow_run.id), key=lambda state: state.timestamp)
+    paused = [state.is_paused() and state.state_details.pause_key == pause for state in states]
+    if True in paused and not any(state.is_final() for state in states[paused.index(True) :]):
+        _resumed[flow_run.id, flow_run.run_count] = run.run_count
 
 
 def require_own(step: str) -> None:
     """Return if this process's run goes on, on the server too.
+
+    The server counts how often a run began (``run_count``). Prefect's engine reads the count each time that it begins
+    the run, which a retry within this process does anew (``flow_run.run_count``): a higher one is another process's.
+    After a pause it is higher, too (:func:`go_on`).
 
     Parameters
     ----------
@@ -48,7 +61,7 @@ def require_own(step: str) -> None:
     with get_client(sync_client=True) as client:
         run = client.read_flow_run(flow_run.id)
     state = run.state
-    begun = _begun.setdefault(flow_run.id, run.run_count)
+    begun = _resumed.get((flow_run.id, flow_run.run_count), flow_run.run_count)
     if state is None or (state.is_running() and run.run_count == begun):
         return
     taken = state.is_running() or state.is_scheduled() or state.is_pending()

@@ -7,7 +7,6 @@ from typing import Any
 from askline.config import PipelineConfig
 from askline.errors import ConfigError
 from askline.records import FanOut, Run
-from tasks.running import fence
 from tasks.running.connect import connect, prepare_environment
 
 
@@ -29,7 +28,6 @@ def open_run(config: PipelineConfig, *, redo_from: str | None = None) -> Run:
     from prefect.runtime import flow_run
 
     target = connect(config)
-    fence.begin()
     prepare_environment(target)
     _take_token(config.hub.token_block)
     return Run(

@@ -1,9 +1,11 @@
 """A run that ended on the server while its process stood still does nothing more, and what it ended as stays."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from prefect import flow, task
+from prefect import flow, pause_flow_run, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import State
 from prefect.exceptions import Abort
@@ -64,7 +66,6 @@ def run_of(tmp_path: Path, *states: State, undo: bool = False) -> State:
     @flow
     def pipeline() -> None:
         ids.append(str(flow_run.id))
-        fence.begin()
         run_step(train, run)
         meanwhile(*states)
         try:
@@ -119,4 +120,62 @@ def test_what_was_begun_is_still_put_right(tmp_path: Path) -> None:
 def test_but_not_beside_the_process_that_goes_on_with_the_run(tmp_path: Path) -> None:
     with pytest.raises(Abort):
         run_of(tmp_path, Crashed(), Pending(), Running(), undo=True)
+    assert done == ["trained"]
+
+
+def test_the_retry_of_a_run_in_its_own_process_is_let_through_and_another_process_is_still_noticed(
+    tmp_path: Path,
+) -> None:
+    run = Run(run_id="1", state_dir=tmp_path, target=Target(kind="local", region="us-east-1"))
+
+    @flow(retries=1)
+    def pipeline() -> None:
+        ids.append(str(flow_run.id))
+        run_step(train, run)
+        if len(ids) == 1:
+            raise ConnectionError("cut off")
+        run_step(publish, run)
+        meanwhile(Crashed(), Pending(), Running())
+        run_step(publish, run)
+
+    with pytest.raises(Abort, match="was taken by another process"):
+        pipeline()
+    assert ids[0] == ids[1]
+    assert done == ["trained", "trained", "published"]
+
+
+@pytest.mark.parametrize("taken", ["not", "in the pause", "after it"])
+def test_a_resumed_run_is_let_through_unless_another_process_took_it(tmp_path: Path, taken: str) -> None:
+    run = Run(run_id="1", state_dir=tmp_path, target=Target(kind="local", region="us-east-1"))
+    another = [Crashed(), Pending(), Running()]
+
+    def resume(run_id: str) -> None:
+        with get_client(sync_client=True) as client:
+            while not client.read_flow_run(run_id).state.is_paused():
+                time.sleep(0.1)
+            if taken == "in the pause":
+                for state in another:
+                    client.set_flow_run_state(run_id, state, force=True)
+            else:
+                client.resume_flow_run(run_id)
+
+    @flow
+    def pipeline() -> None:
+        ids.append(str(flow_run.id))
+        run_step(train, run)
+        somebody = threading.Thread(target=resume, args=(ids[0],))
+        somebody.start()
+        pause_flow_run(timeout=60, poll_interval=1, key="approval")
+        somebody.join()
+        fence.go_on("approval")
+        if taken == "after it":
+            meanwhile(*another)
+        run_step(publish, run)
+
+    if taken == "not":
+        pipeline()
+        assert done == ["trained", "published"]
+        return
+    with pytest.raises(Abort, match="was taken by another process"):
+        pipeline()
     assert done == ["trained"]

@@ -151,7 +151,20 @@ def check_key(headers: dict[str, str], scope: Scope) -> None:
         return
     if headers.get("x-amz-target", "").startswith("AWSCognitoIdentityProviderService.") and not key:
         return  # signing in to a user pool takes no key, here as on AWS
+    if scope["type"] == "http" and scope["method"] == "GET" and is_of_a_user_pool(scope["path"]):
+        return
     raise guard.Refusal(403, "the access key is not this cloud's: use those that python -m local_cloud env prints")
+
+
+def is_of_a_user_pool(path: str) -> bool:
+    """Say whether a path is that of a user pool's public keys, or of the document that names them.
+
+    AWS shows them to anybody. MiniStack's API Gateway fetches them from itself without a key before it judges a token.
+    """
+    from ministack.services import cognito
+
+    found = re.fullmatch(r"/([^/]+)/\.well-known/(jwks\.json|openid-configuration)", path)
+    return found is not None and cognito._get_pool_unscoped(found[1]) is not None
 
 
 def is_given_out(key: str) -> bool:

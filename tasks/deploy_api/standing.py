@@ -81,6 +81,9 @@ def agree(config: ApiConfig, wanted: Mapping[str, str], standing: Mapping[str, s
     parameters = {**wanted, **kept}
     if auth_of(parameters) != "key":
         parameters["DailyQuota"] = "0"  # it counts a key's requests
+    if parameters["KeepWarmMinutes"] != "0" and not parameters["KeepWarmMLKey"]:
+        # The minutes are those that stand: alone, this run's configuration keeps nothing warm.
+        parameters["KeepWarmMLKey"] = config.keep_warm_mlkey or standing.get("KeepWarmMLKey", "")
     changes: dict[str, str] = {}
     weaker: list[str] = []
     old, new = auth_of(standing), auth_of(parameters)

@@ -3,6 +3,7 @@
 import logging
 import random
 import shlex
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -263,7 +264,9 @@ def _show_key(key_id: str, target: Target) -> str:
     """Return the command that prints the API key; the key itself is in no report."""
     aws = f"aws --region {target.region}"
     if target.kind == "local":
-        aws = f'eval "$(python -m local_cloud env{_state_dir_option(target)})"; {aws}'
+        # Whoever pastes it has run `make run`, so that no environment is active in that shell.
+        python = shlex.quote(sys.executable)
+        aws = f'eval "$({python} -m local_cloud env{_state_dir_option(target)})"; {aws}'
     return f"{aws} apigateway get-api-key --include-value --query value --output text --api-key {key_id}"
 
 

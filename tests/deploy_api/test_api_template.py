@@ -60,11 +60,14 @@ def target(cloud: Target) -> Target:
 
 @pytest.fixture(scope="module")
 def deploy(target: Target) -> Iterator[Callable[..., ApiRef]]:
-    """Deploy the one stack with other options; each call starts from what the last one left."""
+    """Deploy the one stack with these options and the defaults for the rest, whatever the last call left."""
 
     def deployed(**options: Any) -> ApiRef:
+        # What is not set would stay as it is deployed, so each option is, and auth to what "auto" is here.
+        every = config(**options).model_dump()
+        every |= {"auth": stack.resolve_auth(config(**options), target), "allow_weaker": True}
         return deploy_api(
-            config(**options), bucket=BUCKET, prefix="api", tags={}, mlkey="biography", place=Workplace(target)
+            config(**every), bucket=BUCKET, prefix="api", tags={}, mlkey="biography", place=Workplace(target)
         )
 
     yield deployed

@@ -53,6 +53,32 @@ def test_an_option_that_is_set_to_its_default_is_set() -> None:
     assert agreed.parameters["QuestionLog"] == "false"
 
 
+def test_what_was_switched_on_is_switched_off_by_name() -> None:
+    from askline.command_line import load_command_line
+
+    on = {
+        "auth": "key",
+        "limits": {"requests_per_day": 100, "concurrency": 3},
+        "kms_key": "create",
+        "keep_warm_minutes": 5,
+        "alarms": {"notify": "a@example.org"},
+        "question_log": {"enabled": True, "bucket": "a-bucket"},
+    }
+    nothing = ("limits.requests-per-day", "limits.concurrency", "kms-key", "keep-warm-minutes", "alarms.notify")
+    off = [word for option in (*nothing, "question-log.bucket") for word in (f"--api.{option}", "None")]
+    off += ["--api.auth", "none", "--api.question-log.enabled", "false", "--api.allow-weaker", "true"]
+    config = load_command_line(off).config.api
+    agreed = agree(config, parameters(config), parameters(ApiConfig.model_validate(on)))
+    require_leave(config, agreed)
+    assert agreed.parameters == parameters(ApiConfig())
+
+
+def test_another_model_is_kept_warm_as_often_as_before() -> None:
+    agreed = after({"keep_warm_minutes": 5, "keep_warm_mlkey": "ada"}, {"keep_warm_mlkey": "curie"})
+    assert agreed.changes == ("api.keep_warm_mlkey: ada → curie",)
+    assert (agreed.parameters["KeepWarmMinutes"], agreed.parameters["KeepWarmMLKey"]) == ("5", "curie")
+
+
 @pytest.mark.parametrize(
     ("then", "change"),
     [

@@ -243,6 +243,7 @@ def test_whoever_has_no_key_of_this_cloud_reads_nothing(cloud_with_prefect: Targ
         assert "python -m local_cloud env" in refused.value.response["Error"]["Message"]
     for address, status in {
         f"{target.endpoints['s3']}/not-for-all": 403,
+        f"{target.endpoints['s3']}/not-for-all/.well-known/jwks.json": 403,
         f"{target.hub}/": 401,
         f"{target.hub}/api/models": 401,
         f"{target.prefect_api}/admin/version": 401,
